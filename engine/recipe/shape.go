@@ -1,0 +1,164 @@
+package recipe
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/zclconf/go-cty/cty"
+	"github.com/zclconf/go-cty/cty/gocty"
+)
+
+// A shape is which arguments and blocks a body can hold. It is read once from the hcl tags of a Config's struct, so that
+// what is wrong with a body can be said in this package's words, and for all arguments at once.
+type shape struct {
+	arguments map[string]argumentShape
+	blocks    map[string]*blockShape
+	open      bool // takes any other argument
+}
+
+type argumentShape struct {
+	kind     cty.Type
+	required bool
+}
+
+type blockShape struct {
+	shape
+	labels   int
+	many     bool
+	required bool
+}
+
+// shapeOf reads a struct type with gohcl's tags. It panics on a field that gohcl could not fill: that is the
+// programmer's mistake.
+func shapeOf(t reflect.Type) shape {
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	s := shape{arguments: map[string]argumentShape{}, blocks: map[string]*blockShape{}}
+	for field := range t.Fields() {
+		tag, tagged := field.Tag.Lookup("hcl")
+		if !tagged {
+			continue
+		}
+		name, kind, _ := strings.Cut(tag, ",")
+		switch kind {
+		case "", "attr", "optional":
+			required := kind != "optional" && field.Type.Kind() != reflect.Pointer
+			s.arguments[name] = argumentShape{kind: argumentType(field), required: required}
+		case "block":
+			s.blocks[name] = blockShapeOf(field.Type)
+		case "remain":
+			s.open = true
+		}
+	}
+	return s
+}
+
+func argumentType(field reflect.StructField) cty.Type {
+	if strings.HasPrefix(field.Type.String(), "hcl.") || strings.HasPrefix(field.Type.String(), "*hcl.") {
+		return cty.DynamicPseudoType // the expression or attribute itself
+	}
+	kind, err := gocty.ImpliedType(reflect.New(field.Type).Interface())
+	if err != nil {
+		panic(fmt.Sprintf("recipe: field %s of type %s: %s", field.Name, field.Type, err))
+	}
+	return kind
+}
+
+func blockShapeOf(t reflect.Type) *blockShape {
+	b := &blockShape{required: true}
+	if t.Kind() == reflect.Slice {
+		b.many, b.required = true, false
+		t = t.Elem()
+	}
+	if t.Kind() == reflect.Pointer {
+		b.required = false
+		t = t.Elem()
+	}
+	b.shape = shapeOf(t)
+	for field := range t.Fields() {
+		if _, kind, _ := strings.Cut(field.Tag.Get("hcl"), ","); kind == "label" {
+			b.labels++
+		}
+	}
+	return b
+}
+
+// check compares a body with its shape; extra are the names of arguments that the language itself takes there. The owner
+// is named in messages: user_key.alice.
+func (s shape) check(b *body, owner string, extra []string) hcl.Diagnostics {
+	known := append(keysOf(s.arguments), extra...)
+	var diags hcl.Diagnostics
+	for _, a := range b.arguments {
+		_, declared := s.arguments[a.name]
+		if declared || s.open || contains(extra, a.name) {
+			continue
+		}
+		if _, isBlock := s.blocks[a.name]; isBlock {
+			diags = append(diags, mistake(a.namePlace, "Unsupported argument", "%q of %s is a block, not an argument: write %s { ... } without the equals sign.", a.name, owner, a.name))
+			continue
+		}
+		diags = append(diags, mistake(a.namePlace, "Unsupported argument", "%s takes no argument %q.%s", owner, a.name, suggestion(a.name, known)))
+	}
+	for name, want := range s.arguments {
+		if _, given := b.find(name); want.required && !given {
+			diags = append(diags, mistake(b.end, "Missing argument", "%s needs the argument %q (%s).", owner, name, typeName(want.kind)))
+		}
+	}
+	return append(diags, s.checkBlocks(b, owner)...)
+}
+
+func (s shape) checkBlocks(b *body, owner string) hcl.Diagnostics {
+	var diags hcl.Diagnostics
+	first := map[string]hcl.Range{}
+	for _, inner := range b.blocks {
+		want := s.blocks[inner.kind]
+		if want == nil {
+			diags = append(diags, s.unsupportedBlock(inner, owner))
+			continue
+		}
+		before, again := first[inner.kind]
+		if again && !want.many {
+			diags = append(diags, mistake(inner.header, "Duplicate block", "%s takes one block %q, and it has one at %s.", owner, inner.kind, at(before)))
+		}
+		first[inner.kind] = inner.header
+		if len(inner.labels) != want.labels {
+			diags = append(diags, mistake(inner.header, "Wrong number of names", "A block %q takes %s here, and this one has %d.", inner.kind, plural(want.labels, "name"), len(inner.labels)))
+		}
+		diags = append(diags, want.check(inner.body, fmt.Sprintf("%q of %s", inner.kind, owner), nil)...)
+	}
+	for name, want := range s.blocks {
+		if _, given := first[name]; want.required && !given {
+			diags = append(diags, mistake(b.end, "Missing block", "%s needs a block: %s { ... }.", owner, name))
+		}
+	}
+	return diags
+}
+
+func (s shape) unsupportedBlock(inner innerBlock, owner string) *hcl.Diagnostic {
+	if _, isArgument := s.arguments[inner.kind]; isArgument {
+		return mistake(inner.header, "Unsupported block", "%q of %s is an argument, not a block: write %s = ... with an equals sign.", inner.kind, owner, inner.kind)
+	}
+	return mistake(inner.header, "Unsupported block", "%s takes no block %q.%s", owner, inner.kind, suggestion(inner.kind, keysOf(s.blocks)))
+}
+
+func contains(words []string, word string) bool {
+	for _, w := range words {
+		if w == word {
+			return true
+		}
+	}
+	return false
+}
+
+func plural(n int, noun string) string {
+	switch n {
+	case 0:
+		return "no " + noun
+	case 1:
+		return "one " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
