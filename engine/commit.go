@@ -1,0 +1,217 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+
+	"converge/engine/disk"
+	"converge/engine/fault"
+)
+
+// commit makes a step's staged operations real: all of its files together, or none of them, and then its actions. It is
+// the only place from which a run writes on the machine.
+//
+// In this order: what follows from the step is owed; the intention is in the journal; every new file lies complete
+// beside its target; each target still is what the decision was made from; the targets are switched. An error before
+// the first switch leaves the machine as it was, one after it takes the step back.
+func (r *run) commit(ctx context.Context, s *Step, ops []*Op) ([]Event, error) {
+	var events []Event
+	if files := fileOps(ops); len(files) > 0 {
+		owed, err := r.ledger.owe(s)
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range owed {
+			events = append(events, Event{Event: EventOwe, Address: s.Address, Owed: &o})
+		}
+		if err := r.commitFiles(s.Address, files); err != nil {
+			return events, err
+		}
+	}
+	for _, o := range ops {
+		if !o.acts() {
+			continue
+		}
+		fault.Point("before " + string(o.Kind))
+		r.setActed(s, true)
+		if err := o.act(ctx); err != nil {
+			return events, err
+		}
+		fault.Point("after " + string(o.Kind))
+	}
+	return events, nil
+}
+
+func fileOps(ops []*Op) []*Op {
+	var files []*Op
+	for _, o := range ops {
+		if !o.acts() {
+			files = append(files, o)
+		}
+	}
+	return files
+}
+
+func (r *run) commitFiles(step string, ops []*Op) error {
+	defer func() {
+		for _, o := range ops {
+			r.files.forget(o.Path)
+		}
+	}()
+	rec, err := r.journal.begin(step, ops)
+	if err != nil {
+		return err
+	}
+	staged := make([]*disk.Staged, len(ops))
+	done := 0
+	for ; done < len(ops) && err == nil; done++ {
+		if ops[done].Kind != OpMkdir {
+			break
+		}
+		err = r.switchOp(ops[done], nil)
+	}
+	for i, o := range ops {
+		if err == nil && rec.Ops[i].Temp != "" {
+			staged[i], err = r.stageOp(o, rec.Ops[i].Temp)
+		}
+	}
+	for ; done < len(ops) && err == nil; done++ {
+		err = r.switchOp(ops[done], staged[done])
+	}
+	if err == nil {
+		return r.journal.end(rec, "done")
+	}
+	for _, t := range staged {
+		if t != nil {
+			err = errors.Join(err, t.Discard()) // of one that was switched nothing is left to discard
+		}
+	}
+	return r.takeBack(rec, err)
+}
+
+// stageOp writes the new content beside its target.
+func (r *run) stageOp(o *Op, temp string) (*disk.Staged, error) {
+	return r.engine.Disk.Stage(disk.File{
+		Path: o.Path, Content: o.after.content.bytes(), Mode: o.after.mode, UID: o.uid, GID: o.gid,
+		Secret: o.Sensitive, Temp: temp,
+	})
+}
+
+// switchOp makes one operation real, if its target is still what the decision was made from.
+func (r *run) switchOp(o *Op, staged *disk.Staged) error {
+	d := r.engine.Disk
+	switch {
+	case staged != nil:
+		return staged.Switch(beforeOf(o.before))
+	case o.onlyAttributes():
+		return d.SetAttr(o.Path, o.before.info, o.after.mode, o.uid, o.gid)
+	case o.Kind == OpMkdir:
+		return d.Mkdir(o.Path, o.after.mode, o.uid, o.gid)
+	case o.Kind == OpRemove && o.before.kind == directory:
+		return d.RemoveDir(o.Path)
+	case o.Kind == OpRemove:
+		return d.Remove(o.Path, beforeOf(o.before))
+	}
+	panic("engine: nobody knows how to " + o.String())
+}
+
+// takeBack undoes what a failed commit has done so far. When even that fails, the record stays open, and the next run
+// tries again.
+func (r *run) takeBack(rec *record, cause error) error {
+	for _, o := range rec.Ops {
+		r.files.forget(o.Path)
+	}
+	ops, err := r.engine.State.back(rec, r.files)
+	if err == nil {
+		err = r.perform(ops)
+	}
+	if err != nil {
+		return errors.Join(cause, fmt.Errorf("taking back the first half of it: %w; the next run tries again", err))
+	}
+	if err := r.journal.end(rec, "undone"); err != nil {
+		return errors.Join(cause, err)
+	}
+	return cause
+}
+
+// recoverTemp begins the names of temporary files of recoveries. Only one run at a time writes, so no name of another
+// run can be in use.
+const recoverTemp = ".converge-recover-"
+
+// perform carries operations out that finish or take back a record. The record stays open until they are done, so they
+// need no record of their own: after a crash they are worked out again from what is on the disk.
+func (r *run) perform(ops []*Op) error {
+	for i, o := range ops {
+		var staged *disk.Staged
+		if o.Kind == OpWrite && !o.onlyAttributes() {
+			var err error
+			if staged, err = r.stageOp(o, fmt.Sprintf("%s%d", recoverTemp, i)); err != nil {
+				return err
+			}
+		}
+		if err := r.switchOp(o, staged); err != nil {
+			if staged != nil {
+				staged.Discard()
+			}
+			return err
+		}
+		r.files.forget(o.Path)
+	}
+	return nil
+}
+
+// recover settles what killed runs have left half done, before anything else happens.
+func (r *run) recover() ([]*Change, error) {
+	state := r.engine.State
+	records, runs, err := state.unfinished()
+	if err != nil {
+		return nil, err
+	}
+	var changes []*Change
+	for _, rec := range records {
+		ops, forward, err := state.settle(rec, r.files)
+		if err == nil {
+			err = r.removeRecoveryTemps(rec)
+		}
+		if err == nil && !forward {
+			err = state.removeTemps(rec) // they stand in the way of removing a folder that the step had made
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s, left half done by run %s: %w", rec.Step, rec.run, err)
+		}
+		r.nameOwners(ops)
+		if err := r.perform(ops); err != nil {
+			return nil, fmt.Errorf("%s, left half done by run %s: %w", rec.Step, rec.run, err)
+		}
+		if len(ops) > 0 {
+			c := recoveryChange(rec, ops, forward)
+			c.freeze()
+			changes = append(changes, c)
+		}
+		if err := state.removeTemps(rec); err != nil {
+			return nil, err
+		}
+	}
+	for _, run := range runs {
+		if err := r.engine.Disk.RemoveTemps(state.path(runsDir, run), stateTemp); err != nil {
+			return nil, err
+		}
+		if err := state.writeReport(run, &Report{Format: 1, Run: run, Result: ResultInterrupted}); err != nil {
+			return nil, err
+		}
+	}
+	return changes, nil
+}
+
+// removeRecoveryTemps removes what an earlier attempt to settle the record left lying when it was killed itself.
+func (r *run) removeRecoveryTemps(rec *record) error {
+	for _, o := range rec.Ops {
+		err := r.engine.Disk.RemoveTemps(path.Dir(o.Path), recoverTemp)
+		if err != nil && !IsNotExist(err) {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,213 @@
+package engine
+
+import (
+	"fmt"
+	"path"
+	"sync"
+
+	"github.com/hashicorp/hcl/v2"
+
+	"converge/engine/recipe"
+)
+
+// A Graph is all that one run has to do on one node, in an order in which each step comes after those it needs.
+type Graph struct {
+	Environment string
+	Node        string
+	Role        string
+	Steps       []*Step
+
+	writers map[string][]*Step // for each file, the steps that write it, in order
+}
+
+// A Step is a place in the graph: one resource.
+type Step struct {
+	Address  string
+	Range    hcl.Range // the block's header in its recipe
+	Resource Resource
+	Service  bool
+	After    []Edge  // what must be done before it; no duplicates
+	OnChange []*Step // services: whose changes they have to take up
+
+	index    int // in Graph.Steps
+	services []*Step
+	targets  map[string]Target
+	known    map[*Step]bool // the steps in After
+
+	closeOnce sync.Once
+	before    map[*Step]bool // all that comes before it, made when asked for
+}
+
+// An Edge leads from a step to one that comes before it.
+type Edge struct {
+	Step *Step
+	Why  EdgeKind
+	Path string // of SameFile and Directory
+}
+
+// An EdgeKind is the reason for an order.
+type EdgeKind string
+
+// The reasons there are. A step does not run when one that it refers to, or takes up the changes of, has failed; the
+// other two are about order only.
+const (
+	Reference EdgeKind = "reference"
+	OnChange  EdgeKind = "on_change"
+	SameFile  EdgeKind = "same file"
+	Directory EdgeKind = "directory"
+)
+
+func (e Edge) needed() bool { return e.Why == Reference || e.Why == OnChange }
+
+// NewGraph joins the evaluated blocks of a recipe to a graph: an edge for each reference, and one wherever two steps
+// write the same file or one makes the directory the other writes in. blocks come in an order that references allow;
+// where a file alone decides, the order stays that of the blocks. It fails with diagnostics where two steps claim one
+// file for themselves.
+func NewGraph(blocks []*recipe.Block, types []Type) (*Graph, hcl.Diagnostics) {
+	service := map[string]bool{}
+	for _, t := range types {
+		service[t.Name] = t.Service
+	}
+	g := &Graph{writers: map[string][]*Step{}}
+	byAddress := make(map[recipe.Address]*Step, len(blocks))
+	for i, b := range blocks {
+		s := &Step{
+			Address:  b.Address.String(),
+			Range:    b.Range,
+			Resource: b.Config.(Resource),
+			Service:  service[b.Address.Type],
+			index:    i,
+			targets:  map[string]Target{},
+			known:    map[*Step]bool{},
+		}
+		for _, ref := range b.After {
+			s.follow(byAddress[ref.To], Reference, "")
+		}
+		for _, ref := range b.OnChange {
+			changed := byAddress[ref.To]
+			s.follow(changed, OnChange, "")
+			s.OnChange = append(s.OnChange, changed)
+			changed.services = append(changed.services, s)
+		}
+		byAddress[b.Address] = s
+		g.Steps = append(g.Steps, s)
+	}
+	return g, g.orderByTargets()
+}
+
+// follow adds an edge, once.
+func (s *Step) follow(earlier *Step, why EdgeKind, path string) {
+	if earlier == s || s.known[earlier] {
+		return
+	}
+	s.known[earlier] = true
+	s.After = append(s.After, Edge{earlier, why, path})
+}
+
+// orderByTargets adds the edges that follow from paths. All of them point from a later step to an earlier one of
+// g.Steps, so they cannot close a circle.
+func (g *Graph) orderByTargets() hcl.Diagnostics {
+	var diags hcl.Diagnostics
+	made := map[string]bool{}
+	for _, s := range g.Steps {
+		for _, t := range s.Resource.Targets() {
+			s.targets[t.Path] = t
+			if t.Dir {
+				made[t.Path] = true
+			}
+		}
+	}
+	maker := map[string]*Step{}    // the first step that makes a directory
+	inside := map[string][]*Step{} // steps so far that write below a directory which somebody makes
+	for _, s := range g.Steps {
+		for _, t := range s.Resource.Targets() {
+			for dir := path.Dir(t.Path); ; dir = path.Dir(dir) {
+				if m := maker[dir]; m != nil {
+					s.follow(m, Directory, dir)
+				}
+				if made[dir] {
+					inside[dir] = append(inside[dir], s)
+				}
+				if dir == "/" || dir == "." {
+					break
+				}
+			}
+			if t.Dir {
+				g.orderMaker(s, t, maker, inside)
+				continue
+			}
+			diags = append(diags, g.orderWriter(s, t)...)
+		}
+	}
+	return diags
+}
+
+// orderMaker puts a step that makes a directory after the first one that does, and, when it is the first itself, after
+// those that already write inside.
+func (g *Graph) orderMaker(s *Step, t Target, maker map[string]*Step, inside map[string][]*Step) {
+	if first := maker[t.Path]; first != nil {
+		s.follow(first, Directory, t.Path)
+		return
+	}
+	maker[t.Path] = s
+	for _, w := range inside[t.Path] {
+		s.follow(w, Directory, t.Path)
+	}
+}
+
+func (g *Graph) orderWriter(s *Step, t Target) hcl.Diagnostics {
+	earlier := g.writers[t.Path]
+	g.writers[t.Path] = append(earlier, s)
+	if len(earlier) == 0 {
+		return nil
+	}
+	last := earlier[len(earlier)-1]
+	if !t.Shared || !last.targets[t.Path].Shared {
+		return hcl.Diagnostics{oneWriter(s, last, t.Path)}
+	}
+	s.follow(last, SameFile, t.Path)
+	return nil
+}
+
+func oneWriter(s, other *Step, path string) *hcl.Diagnostic {
+	return &hcl.Diagnostic{
+		Severity: hcl.DiagError,
+		Summary:  "Two resources write one file",
+		Detail: fmt.Sprintf("%s writes %s, and so does %s (%s:%d). A file has one writer: give one of the two another directory or name, or leave it out for this role.",
+			s.Address, path, other.Address, other.Range.Filename, other.Range.Start.Line),
+		Subject: s.Range.Ptr(),
+	}
+}
+
+// comesAfter says whether s is ordered behind other.
+func (s *Step) comesAfter(other *Step) bool {
+	s.closeOnce.Do(func() {
+		s.before = map[*Step]bool{}
+		todo := []*Step{s}
+		for len(todo) > 0 {
+			next := todo[len(todo)-1]
+			todo = todo[:len(todo)-1]
+			for _, e := range next.After {
+				if !s.before[e.Step] {
+					s.before[e.Step] = true
+					todo = append(todo, e.Step)
+				}
+			}
+		}
+	})
+	return s.before[other]
+}
+
+// unordered returns a step that writes path and is ordered neither before nor after s, or nil. What s reads there would
+// depend on which of the two happens to be first.
+func (g *Graph) unordered(s *Step, path string) *Step {
+	if _, own := s.targets[path]; own {
+		return nil
+	}
+	for _, w := range g.writers[path] {
+		if w.index < s.index && !s.comesAfter(w) || w.index > s.index && !w.comesAfter(s) {
+			return w
+		}
+	}
+	return nil
+}

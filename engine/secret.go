@@ -1,0 +1,21 @@
+package engine
+
+import "fmt"
+
+const secretText = "(secret)"
+
+// A Secret holds bytes that no output may ever show: a private key, a file with a password. Printed, logged or encoded
+// in any way it is the word "(secret)". Only Reveal gives the bytes, and only the code that writes them to a file calls
+// it.
+type Secret struct{ b []byte }
+
+// NewSecret takes over b; the caller must not change it afterwards.
+func NewSecret(b []byte) Secret { return Secret{b} }
+
+// Reveal returns the bytes themselves.
+func (s Secret) Reveal() []byte { return s.b }
+
+func (Secret) String() string               { return secretText }
+func (Secret) GoString() string             { return secretText }
+func (Secret) MarshalText() ([]byte, error) { return []byte(secretText), nil }
+func (Secret) Format(f fmt.State, _ rune)   { fmt.Fprint(f, secretText) }
