@@ -1,0 +1,701 @@
+package hba
+
+import (
+	"errors"
+	"strings"
+	"unicode/utf8"
+)
+
+// PostgreSQL compiles the regular expressions of names (16 and later) when it reads the file, and refuses a file with a bad
+// one. They are of its own kind, "advanced regular expressions" after Henry Spencer, whose grammar is in the chapter
+// "Pattern Matching" of the manual; this is that grammar, to know which ones are bad. It matches nothing.
+
+// What PostgreSQL says of a bad expression.
+var (
+	errPattern    = errors.New("invalid regexp (reg version 0.8)")
+	errCollate    = errors.New("invalid collating element")
+	errClass      = errors.New("invalid character class")
+	errEscape     = errors.New("invalid escape \\ sequence")
+	errBackref    = errors.New("invalid backreference number")
+	errBrackets   = errors.New("brackets [] not balanced")
+	errParens     = errors.New("parentheses () not balanced")
+	errBraces     = errors.New("braces {} not balanced")
+	errRepetition = errors.New("invalid repetition count(s)")
+	errRange      = errors.New("invalid character range")
+	errQuantifier = errors.New("quantifier operand invalid")
+	errOption     = errors.New("invalid embedded option")
+	errNesting    = errors.New("regular expression is too complex")
+)
+
+// maxRepeat is the greatest count in braces.
+const maxRepeat = 255
+
+// maxNesting bounds nested parentheses; the server's stack ends somewhere too.
+const maxNesting = 5000
+
+// regexKind is the dialect: an expression may choose an older one by (?e), (?b) or (?q).
+type regexKind int
+
+const (
+	advanced regexKind = iota
+	extended
+	basic
+	literal
+)
+
+// tokens of an expression; those of one character are that character.
+const (
+	tEnd     = -1 - iota // the end of the expression
+	tNone                // before the first token
+	tPlain               // a character; value is it
+	tLook                // (?= (?! (?<= (?<!
+	tBackref             // value is its number
+	tClass               // \d and the like
+	tAnchor              // \A \Z \m \M \y \Y [[:<:]]
+	tDigit
+	tRange   // the - of a range in brackets
+	tCollate // [. and [=; value says which
+	tCclass  // [:
+	tClosed  // .] =] :]
+)
+
+// regexContext is where the scanner is: the same character means other things in braces or brackets.
+type regexContext int
+
+const (
+	inRegex regexContext = iota
+	inBraces
+	inBrackets
+	inCollating // value of the opening character in regexScanner.closer
+)
+
+type regexScanner struct {
+	s        []rune
+	pos      int
+	major    int
+	kind     regexKind
+	expanded bool
+	context  regexContext
+	closer   rune // ends [. [= [:
+	groups   int
+	done     map[int]bool // groups that are closed: a back-reference may name them
+	depth    int
+
+	token int // the token at hand
+	value rune
+	last  int // the one before it
+}
+
+// checkRegex gives PostgreSQL's error for a pattern, nil when it is good.
+func checkRegex(pattern string, major int) (err error) {
+	defer func() {
+		if e, ok := recover().(regexFault); ok {
+			err = e.error
+		}
+	}()
+	r := &regexScanner{s: []rune(strings.ToValidUTF8(pattern, string(utf8.RuneError))), major: major, token: tNone, done: map[int]bool{}}
+	r.prefix()
+	if r.kind == literal {
+		return nil
+	}
+	r.next()
+	r.alternatives(tEnd, false)
+	return nil
+}
+
+// regexFault carries the first fault out of the recursion.
+type regexFault struct{ error }
+
+func (r *regexScanner) fail(err error) { panic(regexFault{err}) }
+
+func (r *regexScanner) more(n int) bool { return len(r.s)-r.pos >= n }
+
+func (r *regexScanner) see(text string) bool {
+	return r.more(len(text)) && string(r.s[r.pos:r.pos+len(text)]) == text
+}
+
+func (r *regexScanner) eat(text string) bool {
+	if r.see(text) {
+		r.pos += len(text)
+		return true
+	}
+	return false
+}
+
+// prefix reads the *** directors and the (?xyz) options that may begin an expression.
+func (r *regexScanner) prefix() {
+	if r.eat("***") {
+		switch {
+		case r.eat("="):
+			r.kind = literal
+			return
+		case r.eat(":"):
+		case r.see("?"):
+			r.fail(errPattern)
+		default:
+			r.fail(errQuantifier)
+		}
+	}
+	if r.more(3) && r.see("(?") && isLetter(r.s[r.pos+2]) {
+		r.pos += 2
+		r.embedded()
+	}
+}
+
+func (r *regexScanner) embedded() {
+	for ; r.more(1) && isLetter(r.s[r.pos]); r.pos++ {
+		switch r.s[r.pos] {
+		case 'b':
+			r.kind = basic
+		case 'e':
+			r.kind = extended
+		case 'q':
+			r.kind = literal
+		case 't':
+			r.expanded = false
+		case 'x':
+			r.expanded = true
+		case 'c', 'i', 'm', 'n', 'p', 's', 'w':
+		default:
+			r.fail(errOption)
+		}
+	}
+	if !r.eat(")") {
+		r.fail(errOption)
+	}
+}
+
+func isLetter(c rune) bool { return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' }
+func isDigit(c rune) bool  { return c >= '0' && c <= '9' }
+
+// next scans a token.
+func (r *regexScanner) next() {
+	r.last = r.token
+	if r.expanded && (r.context == inRegex || r.context == inBraces) {
+		r.skip()
+	}
+	if !r.more(1) {
+		r.atEnd()
+		return
+	}
+	c := r.s[r.pos]
+	r.pos++
+	r.value = c
+	switch {
+	case r.context == inBraces:
+		r.brace(c)
+	case r.context == inBrackets:
+		r.bracket(c)
+	case r.context == inCollating:
+		r.collating(c)
+	case r.kind == basic:
+		r.basic(c)
+	default:
+		r.plain(c)
+	}
+}
+
+func (r *regexScanner) atEnd() {
+	switch r.context {
+	case inRegex:
+		r.token = tEnd
+	case inBraces:
+		r.fail(errBraces)
+	default:
+		r.fail(errBrackets)
+	}
+}
+
+// skip goes over blanks and comments of the expanded syntax.
+func (r *regexScanner) skip() {
+	for {
+		before := r.pos
+		for r.more(1) && strings.ContainsRune(" \t\n\v\f\r", r.s[r.pos]) {
+			r.pos++
+		}
+		if r.more(1) && r.s[r.pos] == '#' {
+			for r.more(1) && r.s[r.pos] != '\n' {
+				r.pos++
+			}
+		}
+		if r.pos == before {
+			return
+		}
+	}
+}
+
+// plain scans outside braces and brackets, in an advanced or extended expression.
+func (r *regexScanner) plain(c rune) {
+	r.token = int(c)
+	switch c {
+	case '*', '+', '?':
+		if r.kind == advanced {
+			r.eat("?")
+		}
+	case '|', '.', '^', '$', ')':
+	case '{':
+		r.openBrace()
+	case '(':
+		r.openParen()
+	case '[':
+		r.openBracket()
+	case '\\':
+		r.backslash()
+	default:
+		r.token = tPlain
+	}
+}
+
+func (r *regexScanner) openBrace() {
+	if r.expanded {
+		r.skip()
+	}
+	if !r.more(1) || !isDigit(r.s[r.pos]) {
+		r.token = tPlain
+		return
+	}
+	r.context = inBraces
+}
+
+func (r *regexScanner) openParen() {
+	r.value = 1
+	if r.kind != advanced || !r.eat("?") {
+		return
+	}
+	switch {
+	case r.eat(":"):
+		r.value = 0
+	case r.eat("#"):
+		for r.more(1) && r.s[r.pos] != ')' {
+			r.pos++
+		}
+		r.eat(")")
+		r.token = r.last
+		r.next()
+	case r.eat("="), r.eat("!"), r.eat("<="), r.eat("<!"):
+		r.token = tLook
+	default:
+		r.fail(errQuantifier)
+	}
+}
+
+func (r *regexScanner) openBracket() {
+	if r.eat("[:<:]]") || r.eat("[:>:]]") {
+		r.token = tAnchor
+		return
+	}
+	r.context, r.token = inBrackets, '['
+	r.eat("^")
+}
+
+func (r *regexScanner) backslash() {
+	if !r.more(1) {
+		r.fail(errEscape)
+	}
+	if r.kind != advanced {
+		r.pos++
+		r.token = tPlain
+		return
+	}
+	r.escape()
+}
+
+// escape reads what follows a backslash of an advanced expression.
+func (r *regexScanner) escape() {
+	c := r.s[r.pos]
+	r.pos++
+	r.token, r.value = tPlain, c
+	switch {
+	case strings.ContainsRune("AZmMyY", c):
+		r.token = tAnchor
+	case strings.ContainsRune("dDsSwW", c):
+		r.token = tClass
+	case isDigit(c):
+		r.number(c)
+	case !isLetter(c):
+	default:
+		r.letter(c)
+	}
+}
+
+// letter reads the escapes that stand for one character.
+func (r *regexScanner) letter(c rune) {
+	const simple = "abBefnrtv"
+	values := []rune{7, 8, '\\', 27, 12, 10, 13, 9, 11}
+	switch {
+	case strings.ContainsRune(simple, c):
+		r.value = values[strings.IndexRune(simple, c)]
+	case c == 'c':
+		if !r.more(1) {
+			r.fail(errEscape)
+		}
+		r.value = r.s[r.pos] & 0x1f
+		r.pos++
+	case c == 'u':
+		r.value = r.code(16, 4, 4)
+	case c == 'U':
+		r.value = r.code(16, 8, 8)
+	case c == 'x':
+		r.value = r.code(16, 1, 255)
+	default:
+		r.fail(errEscape)
+	}
+}
+
+// number reads \1: a back-reference, or an octal code when it has more digits than there are groups.
+func (r *regexScanner) number(c rune) {
+	save := r.pos
+	r.pos--
+	if c != '0' {
+		n := r.code(10, 1, 255)
+		if r.pos == save || n > 0 && int(n) <= r.groups {
+			r.token, r.value = tBackref, n
+			return
+		}
+		r.pos = save - 1
+	}
+	n := r.code(8, 1, 3)
+	if n > 0xff {
+		r.pos--
+		n >>= 3
+	}
+	r.value = n
+}
+
+// code reads a number of min to max digits.
+func (r *regexScanner) code(base, min, max int) rune {
+	var n uint32
+	i := 0
+	for ; i < max && r.more(1); i++ {
+		d := digitValue(r.s[r.pos])
+		if d < 0 || d >= base {
+			break
+		}
+		n = n*uint32(base) + uint32(d)
+		r.pos++
+	}
+	if i < min || n > 0x7ffffffe {
+		r.fail(errEscape)
+	}
+	return rune(n)
+}
+
+func digitValue(c rune) int {
+	switch {
+	case isDigit(c):
+		return int(c - '0')
+	case c >= 'a' && c <= 'f':
+		return int(c-'a') + 10
+	case c >= 'A' && c <= 'F':
+		return int(c-'A') + 10
+	}
+	return -1
+}
+
+// basic scans a basic expression, outside braces and brackets.
+func (r *regexScanner) basic(c rune) {
+	start := r.last == tNone || r.last == '(' || r.last == '|'
+	r.token = tPlain
+	switch {
+	case c == '*' && !start, c == '.':
+		r.token = int(c)
+	case c == '^' && (r.last == tNone || r.last == '('):
+		r.token = int(c)
+	case c == '$' && (!r.more(1) || r.see(`\)`)):
+		r.token = int(c)
+	case c == '[':
+		r.openBracket()
+	case c == '\\':
+		r.basicEscape()
+	}
+}
+
+func (r *regexScanner) basicEscape() {
+	if !r.more(1) {
+		r.fail(errEscape)
+	}
+	c := r.s[r.pos]
+	r.pos++
+	r.value = c
+	switch {
+	case c == '{':
+		r.context, r.token = inBraces, '{'
+	case c == '(':
+		r.token, r.value = '(', 1
+	case c == ')':
+		r.token = ')'
+	case c == '<' || c == '>':
+		r.token = tAnchor
+	case c >= '1' && c <= '9':
+		r.token, r.value = tBackref, c-'0'
+	}
+}
+
+// brace scans inside {m,n}.
+func (r *regexScanner) brace(c rune) {
+	switch {
+	case isDigit(c):
+		r.token, r.value = tDigit, c-'0'
+	case c == ',':
+		r.token = ','
+	case c == '}' && r.kind != basic:
+		r.context, r.token = inRegex, '}'
+		if r.kind == advanced {
+			r.eat("?")
+		}
+	case c == '\\' && r.kind == basic && r.eat("}"):
+		r.context, r.token = inRegex, '}'
+	default:
+		r.fail(errRepetition)
+	}
+}
+
+// bracket scans inside [...].
+func (r *regexScanner) bracket(c rune) {
+	r.token = tPlain
+	switch c {
+	case '\\':
+		if r.kind == advanced {
+			r.bracketEscape()
+		}
+	case '-':
+		if r.last != '[' && !r.see("]") {
+			r.token = tRange
+		}
+	case ']':
+		if r.last != '[' {
+			r.context, r.token = inRegex, ']'
+		}
+	case '[':
+		r.openCollating()
+	}
+}
+
+func (r *regexScanner) bracketEscape() {
+	if !r.more(1) {
+		r.fail(errEscape)
+	}
+	r.escape()
+	if r.token != tPlain && r.token != tClass {
+		r.fail(errEscape)
+	}
+}
+
+func (r *regexScanner) openCollating() {
+	if !r.more(1) {
+		r.fail(errBrackets)
+	}
+	c := r.s[r.pos]
+	switch c {
+	case '.', '=':
+		r.token = tCollate
+	case ':':
+		r.token = tCclass
+	default:
+		return
+	}
+	r.pos++
+	r.context, r.closer, r.value = inCollating, c, c
+}
+
+// collating scans inside [. .] and its like.
+func (r *regexScanner) collating(c rune) {
+	r.token = tPlain
+	if c == r.closer && r.eat("]") {
+		r.context, r.token = inBrackets, tClosed
+	}
+}
+
+// alternatives parses branches with | between them, up to stop.
+func (r *regexScanner) alternatives(stop int, look bool) {
+	if r.depth++; r.depth > maxNesting {
+		r.fail(errNesting)
+	}
+	for {
+		for r.token != '|' && r.token != stop && r.token != tEnd {
+			r.piece(look)
+		}
+		if r.token != '|' {
+			break
+		}
+		r.next()
+	}
+	if r.token != stop {
+		r.fail(errParens)
+	}
+	r.depth--
+}
+
+// piece parses an atom with its quantifier, or a constraint, which takes none.
+func (r *regexScanner) piece(look bool) {
+	switch r.token {
+	case '^', '$', tAnchor:
+		r.next()
+		return
+	case tLook:
+		r.next()
+		r.alternatives(')', true)
+		r.next()
+		return
+	}
+	r.atom(look)
+	r.quantifier()
+}
+
+func (r *regexScanner) atom(look bool) {
+	switch r.token {
+	case '*', '+', '?', '{':
+		r.fail(errQuantifier)
+	case ')':
+		if r.kind != extended {
+			r.fail(errParens)
+		}
+	case '(':
+		r.group(look)
+	case '[':
+		r.next()
+		for r.token != ']' {
+			r.bracketItem()
+		}
+	case tBackref:
+		if look || !r.done[int(r.value)] {
+			r.fail(errBackref)
+		}
+	}
+	r.next()
+}
+
+// group parses (...). Those in a look-around are not counted.
+func (r *regexScanner) group(look bool) {
+	number := 0
+	if r.value == 1 && !look {
+		r.groups++
+		number = r.groups
+	}
+	r.next()
+	r.alternatives(')', look)
+	if number > 0 {
+		r.done[number] = true
+	}
+}
+
+func (r *regexScanner) quantifier() {
+	switch r.token {
+	case '*', '+', '?':
+		r.next()
+	case '{':
+		r.next()
+		r.counts()
+	}
+}
+
+func (r *regexScanner) counts() {
+	low := r.count()
+	if r.token == ',' {
+		r.next()
+		if r.token == tDigit && low > r.count() {
+			r.fail(errRepetition)
+		}
+	}
+	if r.token != '}' {
+		r.fail(errRepetition)
+	}
+	r.next()
+}
+
+func (r *regexScanner) count() int {
+	n := 0
+	for r.token == tDigit && n < maxRepeat {
+		n = n*10 + int(r.value)
+		r.next()
+	}
+	if r.token == tDigit || n > maxRepeat {
+		r.fail(errRepetition)
+	}
+	return n
+}
+
+// bracketItem parses one character, range, class or collating element.
+func (r *regexScanner) bracketItem() {
+	switch r.token {
+	case tRange:
+		r.fail(errRange)
+	case tClass:
+		r.next()
+		return
+	case tCclass:
+		r.className()
+		return
+	}
+	single := r.token == tCollate && r.value == '='
+	low := r.element()
+	if single || r.token != tRange {
+		return
+	}
+	r.next()
+	if r.token != tPlain && r.token != tRange && (r.token != tCollate || r.value != '.') {
+		r.fail(errRange)
+	}
+	if high := r.element(); low > high {
+		r.fail(errRange)
+	}
+}
+
+// element reads one end of a range.
+func (r *regexScanner) element() rune {
+	if r.token != tCollate {
+		c := r.value
+		r.next()
+		return c
+	}
+	name := r.inside()
+	if c := []rune(name); len(c) == 1 {
+		return c[0]
+	}
+	c, ok := collatingNames[name]
+	if !ok {
+		r.fail(errCollate)
+	}
+	return c
+}
+
+func (r *regexScanner) className() {
+	switch name := r.inside(); name {
+	case "alnum", "alpha", "ascii", "blank", "cntrl", "digit", "graph", "lower", "print", "punct", "space", "upper", "xdigit", "word":
+	default:
+		r.fail(errClass)
+	}
+}
+
+// inside reads the text up to the end of [. .] and its like.
+func (r *regexScanner) inside() string {
+	start := r.pos
+	end := start
+	for r.next(); r.token == tPlain; r.next() {
+		end = r.pos
+	}
+	r.next()
+	return string(r.s[start:end])
+}
+
+// collatingNames are the names of characters that PostgreSQL knows in [. .], those of POSIX.
+var collatingNames = func() map[string]rune {
+	names := map[string]rune{
+		"alert": 7, "backspace": 8, "tab": 9, "newline": 10, "vertical-tab": 11, "form-feed": 12, "carriage-return": 13,
+		"IS4": 28, "IS3": 29, "IS2": 30, "IS1": 31, "hyphen-minus": '-', "full-stop": '.', "solidus": '/',
+		"reverse-solidus": '\\', "circumflex-accent": '^', "low-line": '_', "left-curly-bracket": '{',
+		"right-curly-bracket": '}', "left-brace": '{', "vertical-line": '|', "right-brace": '}', "tilde": '~', "DEL": 127,
+		"left-square-bracket": '[', "backslash": '\\', "right-square-bracket": ']', "circumflex": '^', "underscore": '_',
+		"grave-accent": '`', "colon": ':', "semicolon": ';', "less-than-sign": '<', "equals-sign": '=',
+		"greater-than-sign": '>', "question-mark": '?', "commercial-at": '@',
+	}
+	for first, list := range map[rune]string{
+		0:   "NUL SOH STX ETX EOT ENQ ACK BEL BS HT LF VT FF CR SO SI DLE DC1 DC2 DC3 DC4 NAK SYN ETB CAN EM SUB ESC FS GS RS US",
+		' ': "space exclamation-mark quotation-mark number-sign dollar-sign percent-sign ampersand apostrophe left-parenthesis right-parenthesis asterisk plus-sign comma hyphen period slash zero one two three four five six seven eight nine",
+	} {
+		for i, name := range strings.Fields(list) {
+			names[name] = first + rune(i)
+		}
+	}
+	return names
+}()
