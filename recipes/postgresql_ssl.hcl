@@ -1,0 +1,98 @@
+# SSL for the PostgreSQL server of a database host: an authority, the server's key, the client keys of the admin and the
+# application user, the settings, the operator's own rules on top of pg_hba.conf, and a server that serves all of it.
+
+variable "expire_in_days" {
+  type        = number
+  default     = 1825
+  description = "Validity of the authority and of the certificates, in days."
+
+  validation {
+    condition     = var.expire_in_days >= 1 && var.expire_in_days <= 36500
+    error_message = "A certificate is valid for 1 to 36500 days."
+  }
+}
+
+variable "authority_directory" {
+  type        = string
+  default     = "/etc/converge/authority"
+  description = "Where the authority's key and certificate are. Never in a data directory."
+}
+
+variable "custom_hba_file" {
+  type        = string
+  default     = null
+  description = "The operator's own rules, which go on top of pg_hba.conf. Left out: where the layout of the server has them."
+}
+
+locals {
+  ssl_settings = [
+    "ssl = on",
+    "ssl_cert_file = '${replace(server_key.postgresql.cert_file, "'", "''")}'",
+    "ssl_key_file = '${replace(server_key.postgresql.key_file, "'", "''")}'",
+    "ssl_ca_file = '${replace(server_key.postgresql.root_file, "'", "''")}'",
+  ]
+
+  # The setting is there from PostgreSQL 12 on; before 13 its default still allows TLS 1.0.
+  protocol_settings = postgresql.version >= 12 ? ["ssl_min_protocol_version = 'TLSv1.2'"] : []
+}
+
+cert_authority "environment" {
+  roles          = ["db_master", "solo"]
+  directory      = var.authority_directory
+  expire_in_days = var.expire_in_days
+}
+
+server_key "postgresql" {
+  roles          = ["db_master", "solo"]
+  authority      = cert_authority.environment
+  expire_in_days = var.expire_in_days
+}
+
+# The copies below keygen, where the layout has it, are for operators who look there.
+user_key "admin" {
+  roles          = ["db_master", "solo"]
+  user           = environment.admin_user
+  authority      = cert_authority.environment
+  expire_in_days = var.expire_in_days
+  directories = concat(
+    ["~/.postgresql"],
+    postgresql.keygen_directory == "" ? [] : ["${postgresql.keygen_directory}/${environment.admin_user}"],
+  )
+}
+
+user_key "app" {
+  roles          = ["db_master", "solo"]
+  user           = environment.app_user
+  authority      = cert_authority.environment
+  expire_in_days = var.expire_in_days
+  directories = concat(
+    ["~/.postgresql"],
+    postgresql.keygen_directory == "" ? [] : ["${postgresql.keygen_directory}/${environment.app_user}"],
+  )
+}
+
+file_block "postgresql_conf" {
+  roles    = ["db_master", "solo"]
+  path     = postgresql.config_file
+  position = "bottom"
+  validate = "postgresql_conf"
+  content  = join("\n", concat(local.ssl_settings, local.protocol_settings))
+}
+
+file_block "pg_hba" {
+  roles    = ["db_master", "solo"]
+  path     = postgresql.hba_file
+  position = "top"
+  validate = "pg_hba"
+  source   = coalesce(var.custom_hba_file, postgresql.custom_hba_file)
+  optional = true
+}
+
+service_reload "postgresql" {
+  roles = ["db_master", "solo"]
+  on_change = [
+    server_key.postgresql,
+    file_block.postgresql_conf,
+    file_block.pg_hba,
+  ]
+}

@@ -1,0 +1,212 @@
+package resources
+
+import (
+	"errors"
+	"fmt"
+	"path"
+
+	"converge/engine"
+	"converge/resources/pki"
+)
+
+// A place is a directory that holds a key, its certificate and the authorities that its user trusts.
+type place struct {
+	dir             string
+	key, cert, root string // names in dir
+	owner           engine.Attr
+	keyMode         engine.Attr
+}
+
+func (p place) keyFile() string  { return path.Join(p.dir, p.key) }
+func (p place) certFile() string { return path.Join(p.dir, p.cert) }
+func (p place) rootFile() string { return path.Join(p.dir, p.root) }
+
+func (p place) targets() []engine.Target {
+	return []engine.Target{{Path: p.dir, Dir: true}, {Path: p.keyFile()}, {Path: p.certFile()}, {Path: p.rootFile()}}
+}
+
+// newPlace is a directory whose files belong to one account. Only that account may enter it.
+func newPlace(dir, key, cert string, uid, gid int) place {
+	return place{
+		dir: dir, key: key, cert: cert, root: "root.crt",
+		owner:   engine.Attr{Mode: 0o644, UID: uid, GID: gid},
+		keyMode: engine.Attr{Mode: 0o600, UID: uid, GID: gid},
+	}
+}
+
+// A leaf is a key with a certificate that stand in one or more places.
+type leaf struct {
+	issuer issuer
+	spec   pki.LeafSpec
+	renew  renewal
+	places []place
+	what   string // "the server certificate of db1", for people
+}
+
+// found is what stands in one place.
+type found struct {
+	key     pki.PrivateKey
+	cert    pki.Certificate
+	reasons []pki.Reason
+	missing bool // nothing stands there at all
+}
+
+// converge makes the same good key and certificate stand in every place: the first good pair that one of them has, or a
+// new one.
+func (l leaf) converge(h *engine.Host) error {
+	authority, err := l.issuer.cert(h)
+	if err != nil {
+		return err
+	}
+	bundle, err := h.ReadFile(l.issuer.bundleFile)
+	if err != nil {
+		return err
+	}
+	good, first := -1, found{}
+	for i, p := range l.places {
+		f, err := l.look(h, p, authority)
+		if err != nil {
+			return err
+		}
+		if i == 0 || first.missing && !f.missing {
+			first = f
+		}
+		if len(f.reasons) == 0 {
+			good, first = i, f
+			break
+		}
+	}
+	var fresh []engine.WriteOption
+	if good < 0 {
+		if first, err = l.renewed(h, authority, first); err != nil {
+			return err
+		}
+		fresh = []engine.WriteOption{engine.Generated}
+	}
+	for _, p := range l.places {
+		if err := p.write(h, first, fresh); err != nil {
+			return err
+		}
+		if err := h.WriteFile(p.rootFile(), bundle, p.owner, copied(h, l.issuer.bundleFile)...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copied are the options of a file that is a copy of path.
+func copied(h *engine.Host, path string) []engine.WriteOption {
+	if h.Foretold(path) {
+		return []engine.WriteOption{engine.NoDiff}
+	}
+	return []engine.WriteOption{engine.Generated}
+}
+
+// look judges what stands in a place.
+func (l leaf) look(h *engine.Host, p place, authority pki.Certificate) (found, error) {
+	f := found{}
+	cert, errCert := h.ReadFile(p.certFile())
+	key, errKey := h.ReadFile(p.keyFile())
+	if err := errors.Join(unlessMissing(errCert), unlessMissing(errKey)); err != nil {
+		return f, err
+	}
+	f.missing = errCert != nil && errKey != nil
+	if errCert == nil {
+		if f.cert, errCert = pki.ParseCertificate(cert); errCert != nil {
+			f.reasons = append(f.reasons, pki.Reason{Kind: pki.CertificateMissing, Text: p.certFile() + ": " + errCert.Error()})
+		}
+	}
+	if errKey == nil {
+		if f.key, errKey = pki.ParsePrivateKey(key); errKey != nil {
+			f.reasons = append(f.reasons, pki.Reason{Kind: pki.KeyMissing, Text: p.keyFile() + ": " + errKey.Error()})
+		}
+	}
+	if len(f.reasons) == 0 {
+		f.reasons = pki.Wrong(f.cert, f.key, authority, l.spec, h.Now(), l.renew.before)
+	}
+	return f, nil
+}
+
+func unlessMissing(err error) error {
+	if engine.IsNotExist(err) {
+		return nil
+	}
+	return err
+}
+
+// keyIsBad are the reasons for which a new certificate is not enough.
+var keyIsBad = map[pki.Kind]bool{
+	pki.KeyMissing: true, pki.KeyMismatch: true, pki.SharedKey: true, pki.WrongAlgorithm: true, pki.WeakKey: true, pki.OtherAuthority: true,
+}
+
+// renewed issues a certificate: over the old key, so that there is no moment in which the two do not match, unless
+// something is wrong with the key.
+func (l leaf) renewed(h *engine.Host, authority pki.Certificate, old found) (found, error) {
+	key, how := old.key, "renew "+l.what+" over its key"
+	for _, r := range old.reasons {
+		if keyIsBad[r.Kind] {
+			key = pki.PrivateKey{}
+		}
+	}
+	reason := pki.Sentences(old.reasons)
+	if key.IsZero() {
+		how = "issue " + l.what + " with a new key"
+		var err error
+		if key, err = pki.GenerateKey(h.Rand(), l.spec.Algorithm); err != nil {
+			return found{}, err
+		}
+	}
+	if old.missing {
+		how, reason = "issue "+l.what, "there is none yet"
+	}
+	cert, err := l.issuer.issue(h, authority, key, l.spec)
+	if err != nil {
+		return found{}, fmt.Errorf("%s: %w", how, err)
+	}
+	h.Explain(how, reason)
+	return found{key: key, cert: cert}, nil
+}
+
+// write stages a pair in a place. What is there already is no operation.
+func (p place) write(h *engine.Host, f found, fresh []engine.WriteOption) error {
+	dir := engine.Attr{Mode: 0o700, UID: p.owner.UID, GID: p.owner.GID}
+	if err := h.Mkdir(p.dir, dir); err != nil {
+		return err
+	}
+	key, err := sameKey(h, p.keyFile(), f.key)
+	if err != nil {
+		return err
+	}
+	options := append([]engine.WriteOption{engine.NoDiff}, fresh...)
+	if err := h.WriteSecret(p.keyFile(), engine.NewSecret(key), p.keyMode, options...); err != nil {
+		return err
+	}
+	cert, err := sameCert(h, p.certFile(), f.cert)
+	if err != nil {
+		return err
+	}
+	return h.WriteFile(p.certFile(), cert, p.owner, options...)
+}
+
+// sameKey returns the bytes that stand at path when they hold the key already: an operator's own form of it stays.
+func sameKey(h *engine.Host, path string, key pki.PrivateKey) ([]byte, error) {
+	old, err := h.ReadFile(path)
+	if err := unlessMissing(err); err != nil {
+		return nil, err
+	}
+	if k, err := pki.ParsePrivateKey(old); err == nil && string(k.PEM()) == string(key.PEM()) {
+		return old, nil
+	}
+	return key.PEM(), nil
+}
+
+func sameCert(h *engine.Host, path string, cert pki.Certificate) ([]byte, error) {
+	old, err := h.ReadFile(path)
+	if err := unlessMissing(err); err != nil {
+		return nil, err
+	}
+	if c, err := pki.ParseCertificate(old); err == nil && c.Fingerprint() == cert.Fingerprint() {
+		return old, nil
+	}
+	return cert.PEM(), nil
+}
