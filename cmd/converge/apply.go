@@ -1,0 +1,143 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"converge/engine"
+)
+
+func (a *app) applyCommand() *cobra.Command {
+	var f runFlags
+	c := &cobra.Command{
+		Use:   "apply [PLANFILE]",
+		Short: "Make this node what its recipes say",
+		Long: `Make this node what its recipes say. With a PLANFILE, which converge plan --out has written, exactly that plan is
+applied, once; when anything that it was made from has changed since, nothing is done.`,
+		Example: `  converge apply --role db_master
+  converge apply monday.plan
+  converge apply --allow-restart`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.dryRun && len(args) > 0 {
+				return usage("--dry-run with a plan file: the file already says what would be done")
+			}
+			if f.dryRun {
+				return a.plan(cmd, f)
+			}
+			return a.apply(cmd, args, f)
+		},
+	}
+	f.common(c)
+	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "the same as converge plan")
+	return c
+}
+
+func (a *app) apply(cmd *cobra.Command, args []string, f runFlags) error {
+	s, err := a.openSite(cmd.Context())
+	if err != nil {
+		return err
+	}
+	o, err := f.options(s)
+	if err != nil {
+		return err
+	}
+	if len(args) == 1 {
+		if o.Only, err = readPlan(s, args[0]); err != nil {
+			return err
+		}
+	}
+	show := newPrinter(a)
+	s.engine.Observe = func(ev engine.Event) {
+		a.logEvent(ev)
+		if a.flags.json {
+			a.printJSON(ev)
+		} else {
+			show.event(ev)
+		}
+	}
+	a.followLong(s.engine)
+	rep, err := s.engine.Apply(cmd.Context(), s.graph, o)
+	if err != nil {
+		if a.flags.json && engine.IsRefused(err) {
+			a.printJSON(doneJSON{Event: engine.EventDone, Format: 1, Environment: s.graph.Environment, Node: s.graph.Node, Role: s.graph.Role, Owed: []engine.Owed{}, Result: engine.ResultRefused})
+		}
+		return err
+	}
+	if a.flags.json {
+		a.printJSON(done(rep))
+	} else {
+		show.report(rep)
+	}
+	return a.applyExit(rep, f)
+}
+
+func readPlan(s *site, name string) (*engine.SavedPlan, error) {
+	abs, err := absPath(name)
+	if err != nil {
+		return nil, err
+	}
+	b, _, err := s.engine.Disk.ReadFile(abs, planLimit)
+	if err != nil {
+		return nil, err
+	}
+	return engine.ParseSavedPlan(b)
+}
+
+func (a *app) applyExit(rep *engine.Report, f runFlags) error {
+	switch {
+	case len(rep.Failures) > 0:
+		return failuresExit(rep.Failures)
+	case rep.Result == engine.ResultStopped:
+		return silentError(exitFailed)
+	case f.detailedExitcode && owesRestart(rep.Owed):
+		a.code = exitOwed
+	case f.detailedExitcode && len(rep.Changes) > 0:
+		a.code = exitChanges
+	}
+	return nil
+}
+
+// doneJSON is the last line of apply --json.
+type doneJSON struct {
+	Event       engine.EventKind  `json:"event"`
+	Format      int               `json:"format"`
+	Run         string            `json:"run,omitempty"`
+	Environment string            `json:"environment"`
+	Node        string            `json:"node"`
+	Role        string            `json:"role"`
+	Disruption  engine.Disruption `json:"disruption"`
+	Changed     int               `json:"changed"`
+	Unchanged   int               `json:"unchanged"`
+	Failures    []engine.Failure  `json:"failures,omitempty"`
+	Undone      []string          `json:"undone,omitempty"`
+	NotRun      []string          `json:"not_run,omitempty"`
+	Warnings    []engine.Warning  `json:"warnings,omitempty"`
+	Owed        []engine.Owed     `json:"owed"`
+	Result      engine.Result     `json:"result"`
+}
+
+func done(rep *engine.Report) doneJSON {
+	return doneJSON{
+		Event: engine.EventDone, Format: 1, Run: rep.Run, Environment: rep.Environment, Node: rep.Node, Role: rep.Role,
+		Disruption: rep.Disruption, Changed: len(rep.Changes), Unchanged: rep.Unchanged, Failures: rep.Failures,
+		Undone: rep.Undone, NotRun: rep.NotRun, Warnings: rep.Warnings, Owed: notNil(rep.Owed), Result: rep.Result,
+	}
+}
+
+// logEvent tells the log what happened.
+func (a *app) logEvent(ev engine.Event) {
+	line := a.log.Info()
+	if ev.Event == engine.EventFail {
+		line = a.log.Debug() // it is printed; the log has the stack besides
+	}
+	if ev.Stack != "" {
+		line = line.Str("stack", ev.Stack)
+	}
+	if ev.Change != nil {
+		line = line.Str("summary", ev.Change.Summary)
+	}
+	if ev.Error != "" {
+		line = line.Str("error", ev.Error)
+	}
+	line.Str("address", ev.Address).Msg(string(ev.Event))
+}

@@ -1,0 +1,339 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/zclconf/go-cty/cty"
+
+	"converge/engine"
+	"converge/engine/disk"
+	"converge/engine/recipe"
+	"converge/recipes"
+	"converge/resources"
+	"converge/resources/postgres"
+)
+
+const (
+	defaultEnvironmentFile = "/etc/converge/environment.hcl"
+	defaultRecipesDir      = "/etc/converge/recipes"
+)
+
+// A site is what a command that looks at the machine is about.
+type site struct {
+	env    *recipe.Environment
+	node   recipe.Node
+	server *postgres.Server // nil on nodes without a database
+	engine *engine.Engine
+	graph  *engine.Graph
+	types  resources.Site
+
+	windows []recipe.Window
+	inputs  map[string]string // recipes and environment: name to SHA-256
+}
+
+// options are those that every run has.
+func (s *site) options() engine.Options {
+	return engine.Options{MaxDisruption: engine.Restart, Windows: s.windows, Inputs: s.inputs}
+}
+
+// databaseRoles are the roles of nodes with a PostgreSQL server.
+var databaseRoles = []string{"db_master", "db_replica", "solo"}
+
+// openSite reads environment and recipes, finds node and server, and evaluates the recipe for them.
+func (a *app) openSite(ctx context.Context) (*site, error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.New("converge reads keys and writes as root: run it with sudo")
+	}
+	s := &site{inputs: map[string]string{}}
+	if err := a.openEngine(s); err != nil {
+		return nil, err
+	}
+	if err := a.readEnvironment(s); err != nil {
+		return nil, err
+	}
+	if isDatabase(s.node.Role) {
+		if err := s.findServer(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return s, a.evaluate(s)
+}
+
+func (a *app) openEngine(s *site) error {
+	d, err := disk.Open("/")
+	if err != nil {
+		return err
+	}
+	state, err := engine.OpenState(d, a.flags.state)
+	if err != nil {
+		return err
+	}
+	s.engine = &engine.Engine{Disk: d, State: state, Now: now, Rand: rand.Reader, Parallelism: a.flags.parallelism}
+	return nil
+}
+
+// now is the clock of the program.
+func now() time.Time { return time.Now() }
+
+// readEnvironment finds out which environment and which node this is.
+func (a *app) readEnvironment(s *site) error {
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("host name: %w", err)
+	}
+	source, err := a.environmentSource()
+	if err != nil {
+		return err
+	}
+	if source == nil {
+		return a.singleNode(s, host)
+	}
+	s.inputs[source.Name] = sum(source.Bytes)
+	env, diags := recipe.ParseEnvironment(*source)
+	if diags.HasErrors() {
+		return &diagnosticsError{diags, env.Files}
+	}
+	s.env = env
+	s.node, err = env.Choose(a.flags.node, a.flags.role, host)
+	if err == nil && len(env.Nodes) == 0 {
+		s.node, s.types.Addresses = describeHost(s.node)
+	}
+	return err
+}
+
+// environmentSource reads the environment file; nil when none is given and none stands at the usual place.
+func (a *app) environmentSource() (*recipe.Source, error) {
+	name := a.flags.environment
+	if name == "" {
+		if _, err := os.Lstat(defaultEnvironmentFile); errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+		name = defaultEnvironmentFile
+	}
+	source, err := recipe.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	return &source, nil
+}
+
+// singleNode is the environment of a host that nobody has described.
+func (a *app) singleNode(s *site, host string) error {
+	if a.flags.node != "" && a.flags.node != host {
+		return usage("--node %s: there is no environment file, so the only node is this host, %s", a.flags.node, host)
+	}
+	env, err := recipe.Single(host, a.flags.role, netip.Addr{})
+	if err != nil {
+		return &usageError{err}
+	}
+	s.env = env
+	s.node, s.types.Addresses = describeHost(env.Nodes[0])
+	return nil
+}
+
+// describeHost adds what the host itself knows of its names and addresses.
+func describeHost(node recipe.Node) (recipe.Node, []netip.Addr) {
+	addresses := interfaceAddresses()
+	for _, a := range addresses {
+		if !node.Address.IsValid() && a.Is4() {
+			node.Address = a
+		}
+	}
+	node.Names = aliases(node.Name)
+	return node, addresses
+}
+
+// interfaceAddresses are the addresses by which others can reach the host, sorted.
+func interfaceAddresses() []netip.Addr {
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	var out []netip.Addr
+	for _, a := range all {
+		p, err := netip.ParsePrefix(a.String())
+		if err != nil || !p.Addr().IsGlobalUnicast() {
+			continue
+		}
+		out = append(out, p.Addr())
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return slices.Compact(out)
+}
+
+// aliases are the other names of the host with a dot in them: its full name, from /etc/hosts.
+func aliases(host string) []string {
+	b, err := os.ReadFile("/etc/hosts")
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for line := range strings.Lines(string(b)) {
+		line, _, _ = strings.Cut(line, "#")
+		words := strings.Fields(line)
+		if len(words) < 2 || !slices.Contains(words[1:], host) {
+			continue
+		}
+		for _, w := range words[1:] {
+			if w != host && strings.Contains(w, ".") && !slices.Contains(out, w) {
+				out = append(out, w)
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// findServer discovers the node's server, and refuses a role that does not fit it.
+func (s *site) findServer(ctx context.Context) error {
+	override := postgres.Override{AdminUser: s.env.AdminUser}
+	if s.env.PostgreSQL != nil {
+		if diags := s.env.PostgreSQL.Decode(&override); diags.HasErrors() {
+			return &diagnosticsError{diags, s.env.Files}
+		}
+	}
+	server, err := postgres.Discover(postgres.Root("/"), override)
+	if err != nil {
+		return err
+	}
+	s.server = server
+	proc, err := server.Process()
+	if err != nil {
+		return err
+	}
+	s.types.WasRunning = proc.Phase == postgres.Running
+	return s.roleFits(ctx, proc)
+}
+
+// roleFits holds the role against what the server is: a server that follows another is no master, and the reverse.
+func (s *site) roleFits(ctx context.Context, proc postgres.Process) error {
+	standby := proc.Standby
+	if proc.Phase == postgres.Running {
+		conn, err := s.server.Connect(ctx)
+		if err != nil {
+			return err
+		}
+		defer conn.Close(ctx)
+		facts, err := conn.Facts(ctx)
+		if err != nil {
+			return err
+		}
+		standby = facts.InRecovery
+	}
+	switch {
+	case standby && s.node.Role != "db_replica":
+		return &engine.RefusedError{Reason: fmt.Sprintf("the role of this node is %s, and %s is in recovery: it follows another server; nothing was written. Run it with the role db_replica, or promote the server first", s.node.Role, s.server)}
+	case !standby && s.node.Role == "db_replica":
+		return &engine.RefusedError{Reason: fmt.Sprintf("the role of this node is db_replica, and %s is not in recovery: it follows nobody; nothing was written. Run it with the role db_master if it was promoted", s.server)}
+	}
+	return nil
+}
+
+// evaluate reads the recipes and makes the graph.
+func (a *app) evaluate(s *site) error {
+	sources, err := a.recipeSources()
+	if err != nil {
+		return err
+	}
+	for _, src := range sources {
+		s.inputs[src.Name] = sum(src.Bytes)
+	}
+	s.types.Server, s.types.Environment, s.types.Node = s.server, s.env, s.node
+	s.types.Home = homes(s.engine.Disk)
+	graph, windows, err := a.graphOf(sources, s.types)
+	if err != nil {
+		return err
+	}
+	s.graph, s.windows = graph, windows
+	return nil
+}
+
+// graphOf evaluates recipes for one node.
+func (a *app) graphOf(sources []recipe.Source, site resources.Site) (*engine.Graph, []recipe.Window, error) {
+	types := resources.Types(site)
+	loaded, diags := recipe.Load(sources, engine.RecipeTypes(types))
+	vars, err := a.vars()
+	if err != nil {
+		return nil, nil, err
+	}
+	scope := recipe.Scope{Environment: site.Environment, Node: site.Node, Vars: vars}
+	if site.Server != nil {
+		scope.Values = map[string]cty.Value{"postgresql": resources.Values(site.Server)}
+	}
+	program, more := loaded.For(scope)
+	diags = append(diags, more...)
+	files := loaded.Files
+	if diags.HasErrors() {
+		return nil, nil, &diagnosticsError{recipe.Sorted(diags), files}
+	}
+	blocks := make([]*recipe.Block, len(program.Blocks))
+	for i := range program.Blocks {
+		blocks[i] = &program.Blocks[i]
+	}
+	graph, diags := engine.NewGraph(blocks, types)
+	if diags.HasErrors() {
+		return nil, nil, &diagnosticsError{recipe.Sorted(diags), files}
+	}
+	graph.Environment, graph.Node, graph.Role = site.Environment.Name, site.Node.Name, site.Node.Role
+	return graph, program.Windows, nil
+}
+
+// recipeSources are the standard recipes, the site's own, and those of the folders given.
+func (a *app) recipeSources() ([]recipe.Source, error) {
+	var sources []recipe.Source
+	if !a.flags.noStandardRecipes {
+		sources = recipes.Standard()
+	}
+	dirs := a.flags.recipes
+	if _, err := os.Lstat(defaultRecipesDir); err == nil {
+		dirs = append([]string{defaultRecipesDir}, dirs...)
+	}
+	for _, dir := range dirs {
+		own, err := recipe.ReadFolder(dir)
+		if err != nil {
+			return nil, err
+		}
+		sources = append(sources, own...)
+	}
+	return sources, nil
+}
+
+func (a *app) vars() (map[string]string, error) {
+	vars := map[string]string{}
+	for _, v := range a.flags.vars {
+		name, value, ok := strings.Cut(v, "=")
+		if !ok || name == "" {
+			return nil, usage("--var %q: write --var NAME=VALUE", v)
+		}
+		vars[name] = value
+	}
+	return vars, nil
+}
+
+// homes looks up home directories.
+func homes(d *disk.Disk) func(string) (string, bool) {
+	accounts := engine.NewAccounts(d)
+	return func(user string) (string, bool) {
+		u, err := accounts.User(user)
+		return u.Home, err == nil && strings.HasPrefix(u.Home, "/")
+	}
+}
+
+func sum(b []byte) string {
+	h := sha256.Sum256(b)
+	return hex.EncodeToString(h[:])
+}
+
+func isDatabase(role string) bool { return slices.Contains(databaseRoles, role) }
