@@ -25,8 +25,8 @@ type Engine struct {
 	Disk        *disk.Disk
 	State       *State
 	Now         func() time.Time
-	Rand        io.Reader // for keys and serial numbers
-	Parallelism int       // how many steps may be under way at once; below 1 means 1
+	Rand        io.Reader                        // for keys and serial numbers
+	Parallelism int                              // how many steps may be under way at once; below 1 means 1
 	Observe     func(Event)                      // what happened, in the order of the graph; may be nil
 	Working     func(address string, begin bool) // a step begins or ends, as it happens; may be nil
 }

@@ -95,6 +95,18 @@ func (s *State) History() ([]*Report, error) {
 	return reports, nil
 }
 
+// Latest returns the report of the last run, or nil when there was none.
+func (s *State) Latest() (*Report, error) {
+	entries, err := s.disk.ReadDir(s.path(runsDir))
+	if IsNotExist(err) || err == nil && len(entries) == 0 {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.Report(entries[len(entries)-1].Name)
+}
+
 // Report returns the report of one run. A run without one was killed, or is under way.
 func (s *State) Report(run string) (*Report, error) {
 	if run == "" || filepath.Base(run) != run || run == ".." {

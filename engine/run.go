@@ -56,9 +56,9 @@ type run struct {
 	mu     sync.Mutex
 	undone map[*Step]bool
 
-	generated map[string]bool // paths whose content this run makes anew
-	acted  map[*Step]bool // steps whose actions were carried out
-	reads  map[string]map[string]string // by step, for saved plans
+	generated map[string]bool              // paths whose content this run makes anew
+	acted     map[*Step]bool               // steps whose actions were carried out
+	reads     map[string]map[string]string // by step, for saved plans
 }
 
 func (e *Engine) newRun(g *Graph, o Options, owed []Owed, store func([]Owed) error) *run {
@@ -73,7 +73,7 @@ func (e *Engine) newRun(g *Graph, o Options, owed []Owed, store func([]Owed) err
 		acted:    map[*Step]bool{},
 
 		generated: map[string]bool{},
-		reads:    map[string]map[string]string{},
+		reads:     map[string]map[string]string{},
 	}
 }
 

@@ -76,13 +76,13 @@ func (s *ServiceReload) Prepare(b recipe.Block) hcl.Diagnostics {
 func (s *ServiceReload) checkCommands(b recipe.Block) hcl.Diagnostics {
 	var diags hcl.Diagnostics
 	given := len(s.ReloadCommand)+len(s.RestartCommand) > 0
-	if s.provider == postgres.CommandByName && s.action != "restart" && len(s.ReloadCommand) == 0 {
+	if s.provider == postgres.Command && s.action != "restart" && len(s.ReloadCommand) == 0 {
 		diags = append(diags, mistake(hcl.Range{}, b, "Missing command", "provider \"command\" needs reload_command = [\"PROGRAM\", \"ARGUMENT\"]."))
 	}
-	if s.provider == postgres.CommandByName && s.action == "restart" && len(s.RestartCommand) == 0 {
+	if s.provider == postgres.Command && s.action == "restart" && len(s.RestartCommand) == 0 {
 		diags = append(diags, mistake(hcl.Range{}, b, "Missing command", "provider \"command\" with action \"restart\" needs restart_command = [\"PROGRAM\", \"ARGUMENT\"]."))
 	}
-	if given && s.provider != postgres.CommandByName {
+	if given && s.provider != postgres.Command {
 		at := s.ReloadCommandAt
 		if len(s.ReloadCommand) == 0 {
 			at = s.RestartCommandAt
@@ -145,7 +145,7 @@ func (s *ServiceReload) tell(ctx context.Context, want engine.Disruption) error 
 	if want == engine.Restart {
 		words = s.RestartCommand
 	}
-	if s.provider != postgres.CommandByName {
+	if s.provider != postgres.Command {
 		unit := s.service
 		if s.Unit != nil {
 			unit = *s.Unit

@@ -78,6 +78,12 @@ func checkNesting(tokens hclsyntax.Tokens) hcl.Diagnostics {
 	depth := 0
 	for i, token := range tokens {
 		top := &levels[len(levels)-1]
+		if token.Type == hclsyntax.TokenOBrack {
+			top.operators++ // x[0][0][0] is as deep a tree as x+0+0+0
+		}
+		if top.operators > MaxOperators {
+			return hcl.Diagnostics{tooLong(token.Range)}
+		}
 		if token.Type == top.close && top.close != 0 {
 			if top.counts {
 				depth--
@@ -87,7 +93,6 @@ func checkNesting(tokens hclsyntax.Tokens) hcl.Diagnostics {
 				levels, depth = directive(levels, depth, tokens, i)
 			}
 		} else if closer, counts := closes(token.Type); closer != 0 {
-			levels[len(levels)-1].operators += indexes(token.Type)
 			levels = append(levels, level{close: closer, opened: token.Range, counts: counts})
 			if counts {
 				depth++
@@ -100,12 +105,13 @@ func checkNesting(tokens hclsyntax.Tokens) hcl.Diagnostics {
 		if depth > MaxNesting {
 			return hcl.Diagnostics{tooDeep(levels, token.Range)}
 		}
-		if last := &levels[len(levels)-1]; last.operators > MaxOperators {
-			return hcl.Diagnostics{mistake(token.Range, "Expression too long",
-				"An expression may have %d operators. Name parts of it in a locals block, or use a list and a function.", MaxOperators)}
-		}
 	}
 	return nil
+}
+
+func tooLong(place hcl.Range) *hcl.Diagnostic {
+	return mistake(place, "Expression too long",
+		"An expression may have %d operators. Name parts of it in a locals block, or use a list and a function.", MaxOperators)
 }
 
 func tooDeep(levels []level, place hcl.Range) *hcl.Diagnostic {
@@ -161,14 +167,6 @@ func closes(open hclsyntax.TokenType) (hclsyntax.TokenType, bool) {
 		return hclsyntax.TokenCHeredoc, false
 	}
 	return 0, false
-}
-
-// indexes counts a bracket as an operator too: x[0][0][0] is as deep a tree as x+0+0+0.
-func indexes(open hclsyntax.TokenType) int {
-	if open == hclsyntax.TokenOBrack {
-		return 1
-	}
-	return 0
 }
 
 func separates(t hclsyntax.TokenType) bool {

@@ -209,18 +209,22 @@ func literally(names []hba.Name, want string) bool {
 	return len(names) == 1 && names[0].Text == want && names[0].Group() == "" && !names[0].Keyword("all") && !names[0].Keyword("replication")
 }
 
-// A hundred thousand rules are read in under a second. The processor's time is measured, not the clock's: other tests run
-// beside this one.
+// A hundred thousand rules are read in under a second. It is the processor's time that counts, and the best of five: other
+// tests run beside this one.
 func TestManyRulesAreFast(t *testing.T) {
 	src := manyRules(100_000)
-	runtime.GC() // what earlier tests left
-	start := processorTime(t)
-	f := hba.Parse(src, hba.Packaged(16), hba.Files{})
-	if d := processorTime(t) - start; d > time.Second {
-		t.Errorf("Parse took %v", d)
+	best := time.Hour
+	for range 5 {
+		runtime.GC()
+		start := processorTime(t)
+		f := hba.Parse(src, hba.Packaged(16), hba.Files{})
+		best = min(best, processorTime(t)-start)
+		if len(f.Rules) != 100_000 {
+			t.Fatalf("%d rules, %+v", len(f.Rules), f.Errors[:1])
+		}
 	}
-	if len(f.Rules) != 100_000 {
-		t.Errorf("%d rules, %+v", len(f.Rules), f.Errors[:1])
+	if best > time.Second {
+		t.Errorf("Parse took %v", best)
 	}
 }
 

@@ -9,6 +9,10 @@ import (
 // PostgreSQL compiles the regular expressions of names (16 and later) when it reads the file, and refuses a file with a bad
 // one. They are of its own kind, "advanced regular expressions" after Henry Spencer, whose grammar is in the chapter
 // "Pattern Matching" of the manual; this is that grammar, to know which ones are bad. It matches nothing.
+//
+// Two limits. An expression that is good and too large for the server (((a{255}){255}){255}) is taken here. And characters
+// are those of UTF-8, as the view has them in such a database; when it loads the file the server looks at bytes, and takes
+// a few ranges of non-ASCII characters that the view refuses ([é-à]).
 
 // What PostgreSQL says of a bad expression.
 var (

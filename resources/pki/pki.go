@@ -2,8 +2,9 @@
 // certificates, client certificates, and their private keys.
 //
 // A caller's way through it: read the files of a node with ParsePrivateKey and ParseCertificate, ask Wrong (or
-// WrongAuthority) what differs from what the recipe declares, and, for every answer but none, make a key with GenerateKey
-// and a certificate with Issue. The two agree: of a certificate that Issue has just returned, Wrong finds nothing wrong.
+// WrongAuthority) what differs from what the recipe declares, and when there is anything, keep the key if it Fits, else make
+// one with GenerateKey, and a certificate with Issue. Both agree: of a certificate that Issue has just returned, Wrong finds
+// nothing wrong.
 //
 // The package knows no host: it reads no file and no clock. The time is an argument, and so is randomness, as far as Go
 // allows. Since Go 1.26 crypto/ecdsa and crypto/rsa draw keys and signatures from the system's secure source and ignore
