@@ -96,13 +96,17 @@ func lines(s string) []string {
 	return l
 }
 
-const masked = "(masked)"
+const (
+	masked     = "(masked)"
+	secretWord = `(?:passw(?:or)?d|passphrase|secret|token|api_?key|pgpass)`
+)
 
 // What must not be shown of a text, from postgresql.conf, pg_hba.conf, connection strings and PEM files. Each keeps its
 // first group and masks the rest.
 var secretPatterns = []*regexp.Regexp{
 	regexp.MustCompile(`(-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----)(?s:.*?)(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\z)`),
-	regexp.MustCompile(`(?i)([\w.-]*(?:passw(?:or)?d|passphrase|passwd|secret|token|api_?key|pgpass)[\w.-]*["']?\s*(?:=>|[=:]|\s)\s*)(?:"(?:[^"\n]|"")*"?|'(?:[^'\n]|'')*'?|[^\s,;'"]+)`),
+	regexp.MustCompile(`(?i)([\w.-]*` + secretWord + `[\w.-]*["']?\s*(?:=>|[=:])\s*)(?:"(?:[^"\n]|"")*"?|'(?:[^'\n]|'')*'?|[^\s,;'"]+)`),
+	regexp.MustCompile(`(?i)(\b[\w.-]*` + secretWord + `\b[ \t]+)[^=:\s][^\n]*`),
 	regexp.MustCompile(`(?i)(\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@]+@`),
 	regexp.MustCompile(`(?m)(^|[\s"'=:])(?:[A-Za-z0-9+/]{64,}={0,2}|(?:[0-9a-fA-F]{2}){32,})`),
 }

@@ -197,7 +197,7 @@ func connectUntil(ctx context.Context, file string) (int, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return -1, errors.Join(ctx.Err(), errQueueFull)
+			return -1, errQueueFull
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -217,8 +217,8 @@ func (s *Server) connectError(ctx context.Context, err error) error {
 		return err
 	case errors.As(err, &pg):
 		return s.refusal(pg)
-	case errors.Is(err, context.Canceled):
-		return err
+	case errors.Is(ctx.Err(), context.Canceled):
+		return ctx.Err()
 	case ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded):
 		return s.noAnswer(err)
 	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ECONNRESET):
