@@ -31,7 +31,6 @@ func (e *Engine) Apply(ctx context.Context, g *Graph, o Options) (*Report, error
 	}
 	r := e.newRun(g, o, owed, e.State.storeOwed)
 	r.journal = &journal{state: e.State, run: newRunName(started), kept: map[string]bool{}}
-	defer r.journal.close()
 	rep := &Report{
 		Format: 1, Run: r.journal.run, Started: started, Environment: g.Environment, Node: g.Node, Role: g.Role, Result: ResultOK,
 	}
@@ -49,7 +48,8 @@ func (e *Engine) Apply(ctx context.Context, g *Graph, o Options) (*Report, error
 	}
 	rep.take(r, r.walk(ctx, r.apply))
 	rep.Finished = e.Now().UTC()
-	return rep, e.State.writeReport(rep.Run, rep)
+	r.journal.close()
+	return rep, e.State.finish(rep.Run, rep)
 }
 
 // newRunName names a run by its time, so that the names sort by age, and a few random digits.

@@ -195,10 +195,10 @@ func (r *run) recover() ([]*Change, error) {
 		}
 	}
 	for _, run := range runs {
-		if err := r.engine.Disk.RemoveTemps(state.path(runsDir, run), stateTemp); err != nil {
+		if err := r.engine.Disk.RemoveTemps(state.path(openDir, run), stateTemp); err != nil {
 			return nil, err
 		}
-		if err := state.writeReport(run, &Report{Format: 1, Run: run, Result: ResultInterrupted}); err != nil {
+		if err := state.finish(run, &Report{Format: 1, Run: run, Result: ResultInterrupted}); err != nil {
 			return nil, err
 		}
 	}

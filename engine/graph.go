@@ -198,14 +198,15 @@ func (s *Step) comesAfter(other *Step) bool {
 	return s.before[other]
 }
 
-// unordered returns a step that writes path and is ordered neither before nor after s, or nil. What s reads there would
-// depend on which of the two happens to be first.
-func (g *Graph) unordered(s *Step, path string) *Step {
+// notBefore returns a step that writes path and is not ordered before s, or nil. What s reads there would be out of date
+// at the end of the run, or depend on which of the two happens to be first. Steps that share a file are exempt: each
+// looks at its own part.
+func (g *Graph) notBefore(s *Step, path string) *Step {
 	if _, own := s.targets[path]; own {
 		return nil
 	}
 	for _, w := range g.writers[path] {
-		if w.index < s.index && !s.comesAfter(w) || w.index > s.index && !w.comesAfter(s) {
+		if w.index > s.index || !s.comesAfter(w) {
 			return w
 		}
 	}

@@ -107,8 +107,8 @@ func (h *Host) find(path string, look func(string) (node, error)) (node, error) 
 	if n, ok := h.staged[path]; ok {
 		return n, nil
 	}
-	if w := h.run.graph.unordered(h.step, path); w != nil {
-		return node{}, fmt.Errorf("%s is written by %s, and nothing says which of the two comes first: add depends_on = [%s]", path, w.Address, w.Address)
+	if w := h.run.graph.notBefore(h.step, path); w != nil {
+		return node{}, fmt.Errorf("%s is written by %s, and nothing says that it comes first: add depends_on = [%s]", path, w.Address, w.Address)
 	}
 	n, err := look(path)
 	if err != nil {

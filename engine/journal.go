@@ -10,7 +10,6 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 
 	"converge/engine/disk"
@@ -21,7 +20,8 @@ import (
 // operations happens, with all that is needed to take them back; what they replace lies beside it as backups. When a run
 // is killed, the next one finds the records that have no end and finishes them or takes them back.
 //
-// The folder of a run is RUN/journal.jsonl, RUN/backup-NNNN-NAME and, at its end, RUN/report.json.
+// While a run is under way its folder is open/RUN, with journal.jsonl and backup-NNNN-NAME; it ends as runs/RUN, with
+// report.json besides. What lies in open when a run begins was left by a killed one.
 type journal struct {
 	state *State
 	run   string
@@ -72,6 +72,7 @@ func sideOf(n node) side {
 func (s side) sameContent(o side) bool { return s.Kind == o.Kind && s.Sum == o.Sum }
 
 const (
+	openDir     = "open"
 	runsDir     = "runs"
 	journalFile = "journal.jsonl"
 	reportFile  = "report.json"
@@ -116,7 +117,7 @@ func (j *journal) backUp(o *Op, r *opRecord) error {
 	}
 	j.backups++
 	r.Backup = fmt.Sprintf("backup-%04d-%s", j.backups, path.Base(o.Path))
-	if err := j.state.write(filepath.Join(runsDir, j.run, r.Backup), o.before.content.bytes()); err != nil {
+	if err := j.state.write(filepath.Join(openDir, j.run, r.Backup), o.before.content.bytes()); err != nil {
 		return fmt.Errorf("back up %s: %w", o.Path, err)
 	}
 	j.kept[o.Path] = true
@@ -141,7 +142,7 @@ func (j *journal) open() error {
 	if j.file != nil {
 		return nil
 	}
-	dir := j.state.path(runsDir, j.run)
+	dir := j.state.path(openDir, j.run)
 	if err := j.state.makeDir(dir); err != nil {
 		return err
 	}
@@ -193,20 +194,16 @@ func (j *journal) close() {
 	}
 }
 
-// unfinished returns the records of killed runs that have no end, the newest first, and the names of the runs that have
-// a journal and no report.
+// unfinished returns the records of killed runs that have no end, the newest first, and the names of those runs.
 func (s *State) unfinished() (records []*record, runs []string, err error) {
-	entries, err := s.disk.ReadDir(s.path(runsDir))
+	entries, err := s.disk.ReadDir(s.path(openDir))
 	if IsNotExist(err) {
 		return nil, nil, nil
 	}
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, e := range entries {
-		if _, err := s.disk.Stat(s.path(runsDir, e.Name, reportFile)); !IsNotExist(err) {
-			continue
-		}
+	for _, e := range slices.Backward(entries) {
 		open, err := s.openRecords(e.Name)
 		if err != nil {
 			return nil, nil, err
@@ -214,19 +211,13 @@ func (s *State) unfinished() (records []*record, runs []string, err error) {
 		records = append(records, open...)
 		runs = append(runs, e.Name)
 	}
-	slices.SortFunc(records, func(a, b *record) int {
-		if a.run != b.run {
-			return strings.Compare(b.run, a.run)
-		}
-		return b.ID - a.ID
-	})
 	return records, runs, nil
 }
 
 // openRecords returns the records of a run that have no end. A last line that the crash has cut off never became an
 // intention.
 func (s *State) openRecords(run string) ([]*record, error) {
-	b, err := s.read(filepath.Join(runsDir, run, journalFile))
+	b, err := s.read(filepath.Join(openDir, run, journalFile))
 	if IsNotExist(err) {
 		return nil, nil
 	}
@@ -240,7 +231,7 @@ func (s *State) openRecords(run string) ([]*record, error) {
 		}
 		rec := &record{run: run}
 		if err := json.Unmarshal(l, rec); err != nil {
-			return nil, fmt.Errorf("%s is damaged: %w; it says what a killed run left half done: compare the files it names with the backups beside it, then move the folder away", s.path(runsDir, run, journalFile), err)
+			return nil, fmt.Errorf("%s is damaged: %w; it says what a killed run left half done: compare the files it names with the backups beside it, then move the folder away", s.path(openDir, run, journalFile), err)
 		}
 		if rec.End != "" {
 			delete(open, rec.ID)
@@ -252,6 +243,7 @@ func (s *State) openRecords(run string) ([]*record, error) {
 	for _, rec := range open {
 		out = append(out, rec)
 	}
+	slices.SortFunc(out, func(a, b *record) int { return b.ID - a.ID })
 	return out, nil
 }
 
@@ -356,7 +348,7 @@ func (s *State) contentBefore(rec *record, o opRecord, now node) (version, error
 	var b []byte
 	var err error
 	if o.Backup != "" {
-		b, err = s.read(filepath.Join(runsDir, rec.run, o.Backup))
+		b, err = s.read(filepath.Join(openDir, rec.run, o.Backup))
 	} else if o.Splice != nil {
 		b, err = o.Splice.revert(now.content.bytes())
 	} else {
@@ -366,7 +358,7 @@ func (s *State) contentBefore(rec *record, o opRecord, now node) (version, error
 		return version{}, fmt.Errorf("restore %s: %w", o.Path, err)
 	}
 	if sumOf(b) != o.Before.Sum {
-		return version{}, fmt.Errorf("restore %s: the backup in %s is not what was replaced", o.Path, s.path(runsDir, rec.run))
+		return version{}, fmt.Errorf("restore %s: the backup in %s is not what was replaced", o.Path, s.path(openDir, rec.run))
 	}
 	return newText(b), nil
 }

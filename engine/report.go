@@ -3,9 +3,12 @@ package engine
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
+
+	"converge/engine/fault"
 )
 
 // An EventKind says what an event of an apply tells.
@@ -132,10 +135,54 @@ func (s *State) Report(run string) (*Report, error) {
 	return r, nil
 }
 
-func (s *State) writeReport(run string, r *Report) error {
+// finish ends a run: its report is written, and its folder leaves those of the runs that are under way.
+func (s *State) finish(run string, r *Report) error {
 	b, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err
 	}
-	return s.write(filepath.Join(runsDir, run, reportFile), append(b, '\n'))
+	if err := s.write(filepath.Join(openDir, run, reportFile), append(b, '\n')); err != nil {
+		return err
+	}
+	if err := s.makeDir(s.path(runsDir)); err != nil {
+		return err
+	}
+	root := s.disk.Root()
+	fault.Point("before the run is closed")
+	if err := os.Rename(filepath.Join(root, s.path(openDir, run)), filepath.Join(root, s.path(runsDir, run))); err != nil {
+		return fmt.Errorf("close run %s: %w", run, err)
+	}
+	return s.prune()
+}
+
+// keepIdle is how many runs that changed nothing the history keeps. Those that changed something stay: their backups are
+// what an operator looks for years later.
+const keepIdle = 200
+
+// prune removes the oldest runs that changed nothing. It looks at no more of them than there are too many.
+func (s *State) prune() error {
+	dir := filepath.Join(s.disk.Root(), s.path(runsDir))
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("history: %w", err)
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return fmt.Errorf("history: %w", err)
+	}
+	if len(names) <= 2*keepIdle {
+		return nil
+	}
+	slices.Sort(names)
+	for _, name := range names[:len(names)-keepIdle] {
+		r, err := s.Report(name)
+		if err != nil || len(r.Changes) > 0 || r.Result != ResultOK {
+			continue // what cannot be read is not thrown away
+		}
+		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
+			return fmt.Errorf("history: %w", err)
+		}
+	}
+	return nil
 }

@@ -246,11 +246,14 @@ func (r *run) setActed(s *Step, is bool) {
 	r.acted[s] = is
 }
 
-// note keeps what a step's decision was made from.
+// note keeps what a step's decision was made from. What an earlier step of this run has staged is not among it: that
+// follows from what the earlier step has read, and a key that is made anew is another one each time.
 func (r *run) note(s *Step, h *Host) {
 	seen := make(map[string]string, len(h.reads))
 	for p, n := range h.reads {
-		seen[p] = n.fingerprint()
+		if !n.staged {
+			seen[p] = n.fingerprint()
+		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -2,6 +2,8 @@ package engine
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -119,13 +121,22 @@ func changedReads(then, now map[string]string, step string) []string {
 		if then[name] == is {
 			continue
 		}
+		text := fmt.Sprintf("%s was %s, is %s", name, brief(then[name]), brief(is))
 		if step != "" {
-			out = append(out, fmt.Sprintf("%s: %s was %s, is %s", step, name, then[name], is))
-		} else {
-			out = append(out, fmt.Sprintf("%s was %s, is %s", name, then[name], is))
+			text = step + ": " + text
 		}
+		out = append(out, text)
 	}
 	return out
+}
+
+// brief is a fingerprint with a sum that people can compare.
+func brief(fingerprint string) string {
+	i := strings.LastIndexByte(fingerprint, ' ') + 1
+	if len(fingerprint)-i != hex.EncodedLen(sha256.Size) {
+		return fingerprint
+	}
+	return fingerprint[:i] + short(fingerprint[i:])
 }
 
 // differingChanges shows each step whose operations are others now, both ways.

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -270,9 +269,13 @@ func systemUnit(cgroups string) string {
 
 // postmasterDirectories returns the data directories of all postmasters that run here, sorted.
 func postmasterDirectories() []string {
-	programs, _ := filepath.Glob("/proc/[0-9]*/exe")
+	processes, _ := os.ReadDir("/proc")
 	seen := map[string]bool{}
-	for _, link := range programs {
+	for _, p := range processes {
+		if name := p.Name(); name[0] < '0' || name[0] > '9' {
+			continue
+		}
+		link := path.Join("/proc", p.Name(), "exe")
 		program, err := os.Readlink(link)
 		if err != nil {
 			continue
