@@ -40,7 +40,7 @@ func withoutHeader(diff string) string {
 func isText(b []byte) bool { return utf8.Valid(b) && bytes.IndexByte(b, 0) < 0 }
 
 // diff is the hunk of one splice. A splice that a resource makes begins and ends at the ends of lines.
-func (s Splice) diff(path string) string {
+func (s Splice) diff() string {
 	if s.Inserted == s.Removed {
 		return ""
 	}
@@ -101,21 +101,45 @@ const (
 	secretWord = `(?:passw(?:or)?d|passphrase|secret|token|api_?key|pgpass)`
 )
 
-// What must not be shown of a text, from postgresql.conf, pg_hba.conf, connection strings and PEM files. Each keeps its
-// first group and masks the rest.
-var secretPatterns = []*regexp.Regexp{
-	regexp.MustCompile(`(-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----)(?s:.*?)(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\z)`),
-	regexp.MustCompile(`(?i)([\w.-]*` + secretWord + `[\w.-]*["']?\s*(?:=>|[=:])\s*)(?:"(?:[^"\n]|"")*"?|'(?:[^'\n]|'')*'?|[^\s,;'"]+)`),
-	regexp.MustCompile(`(?i)(\b[\w.-]*` + secretWord + `\b[ \t]+)[^=:\s][^\n]*`),
-	regexp.MustCompile(`(?i)(\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@]+@`),
-	regexp.MustCompile(`(?m)(^|[\s"'=:])(?:[A-Za-z0-9+/]{64,}={0,2}|(?:[0-9a-fA-F]{2}){32,})`),
+// A secretPattern is something that must not be shown of a text, from postgresql.conf, pg_hba.conf, connection strings and
+// PEM files. Its first group stays, the rest is masked.
+type secretPattern struct {
+	pattern *regexp.Regexp
+	hints   []string // in lower case: a text without any of them cannot match; none: it always may
 }
+
+var (
+	secretWords    = []string{"passw", "passphrase", "secret", "token", "apikey", "api_key", "pgpass"}
+	secretPatterns = []secretPattern{
+		{regexp.MustCompile(`(-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----)(?s:.*?)(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\z)`), []string{"private key"}},
+		{regexp.MustCompile(`(?i)([\w.-]*` + secretWord + `[\w.-]*["']?\s*(?:=>|[=:])\s*)(?:"(?:[^"\n]|"")*"?|'(?:[^'\n]|'')*'?|[^\s,;'"]+)`), secretWords},
+		{regexp.MustCompile(`(?i)(\b[\w.-]*` + secretWord + `\b[ \t]+)[^=:\s][^\n]*`), secretWords},
+		{regexp.MustCompile(`(?i)(\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@]+@`), []string{"://"}},
+		{regexp.MustCompile(`(?m)(^|[\s"'=:])(?:[A-Za-z0-9+/]{64,}={0,2}|(?:[0-9a-fA-F]{2}){32,})`), nil},
+	}
+)
 
 // Redact masks what may be a secret in a text that is about to be shown: the values of words such as password, the
 // passwords of URLs, private keys in PEM, and long runs of base64 or hex.
 func Redact(s string) string {
+	lower := strings.ToLower(s)
 	for _, p := range secretPatterns {
-		s = p.ReplaceAllString(s, "${1}"+masked)
+		if p.mayMatch(lower) {
+			s = p.pattern.ReplaceAllString(s, "${1}"+masked)
+		}
 	}
 	return s
+}
+
+// mayMatch is a quick look: most texts hold nothing of the kind.
+func (p secretPattern) mayMatch(lower string) bool {
+	if p.hints == nil {
+		return len(lower) >= 64
+	}
+	for _, h := range p.hints {
+		if strings.Contains(lower, h) {
+			return true
+		}
+	}
+	return false
 }

@@ -360,14 +360,22 @@ func (h *Host) Remove(path string, options ...WriteOption) error {
 // stage records an operation. A second one on the same path in one step joins the first.
 func (h *Host) stage(kind OpKind, path string, before, after node, s *Splice, options []WriteOption) {
 	h.staged[path] = after
+	var splices []Splice
+	if s != nil {
+		splices = []Splice{*s}
+	}
 	if i := slices.IndexFunc(h.ops, func(o *Op) bool { return o.Path == path && !o.acts() }); i >= 0 {
-		before, s = h.ops[i].before, nil
+		first := h.ops[i]
+		if splices = append(first.splices, splices...); s == nil || first.splices == nil {
+			splices = nil
+		}
+		before = first.before
 		h.ops = slices.Delete(h.ops, i, i+1)
 	}
 	op := &Op{
 		Kind: kind, Path: path, Mode: after.mode, Sensitive: before.secret || after.secret,
 		Owner: h.run.accounts.userName(after.uid), Group: h.run.accounts.groupName(after.gid),
-		uid: after.uid, gid: after.gid, before: before, after: after, splice: s,
+		uid: after.uid, gid: after.gid, before: before, after: after, splices: splices,
 	}
 	if before.kind != absent {
 		op.was = fmt.Sprintf("%s %s:%s", modeText(before.mode), h.run.accounts.userName(before.uid), h.run.accounts.groupName(before.gid))

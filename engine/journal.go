@@ -111,9 +111,11 @@ func (j *journal) backUp(o *Op, r *opRecord) error {
 	if o.before.kind != file || o.onlyAttributes() {
 		return nil
 	}
-	r.Splice = o.splice
-	if o.splice != nil && j.kept[o.Path] {
-		return nil
+	if len(o.splices) == 1 {
+		r.Splice = &o.splices[0]
+		if j.kept[o.Path] {
+			return nil
+		}
 	}
 	j.backups++
 	r.Backup = fmt.Sprintf("backup-%04d-%s", j.backups, path.Base(o.Path))

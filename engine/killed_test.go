@@ -141,7 +141,7 @@ func TestKilledAnywhere(t *testing.T) {
 		checkToyHost(t, b, when)
 		saved := copyTree(t, b.root)
 		finishToyHost(t, bin, b, when)
-		for second := 1 + first%23; ; second += 23 { // a sample: every point would be quadratic
+		for second := 1 + first%41; ; second += 41 { // a sample: every point would be quadratic
 			b := newBench(t)
 			b.root = copyTree(t, saved)
 			b.engine = benchEngine(t, b.root)

@@ -39,7 +39,7 @@ type Op struct {
 	was           string
 	noDiff        bool
 	before, after node
-	splice        *Splice // how before became after, where the resource said so
+	splices       []Splice // how before became after, where the resource said so
 	act           func(context.Context) error
 	told          *opJSON // set once the contents are let go of
 }
@@ -81,8 +81,12 @@ func (o *Op) Diff() string {
 	if o.Sensitive || o.Generated || o.noDiff || o.Kind != OpWrite && o.Kind != OpRemove {
 		return ""
 	}
-	if o.splice != nil {
-		return o.splice.diff(o.Path)
+	if o.splices != nil {
+		hunks := ""
+		for _, s := range o.splices {
+			hunks += s.diff()
+		}
+		return hunks
 	}
 	return diffTexts(o.Path, o.before.content.bytes(), o.after.content.bytes())
 }
@@ -156,13 +160,11 @@ func (o *Op) view() opJSON {
 	}
 	j := opJSON{
 		Op: o.Kind, Path: o.Path, Sensitive: o.Sensitive, Generated: o.Generated, Service: o.Service, Note: o.Note,
-		Before: o.Before(), After: o.After(), Diff: o.Diff(), Existed: o.before.kind != absent,
+		Before: o.Before(), After: o.After(), Diff: o.Diff(), Existed: o.Existed(),
 	}
 	if o.Path != "" && o.Kind != OpRemove {
 		j.Mode, j.Owner, j.Group = modeText(o.Mode), o.Owner, o.Group
-		if o.before.kind != absent && o.before.attr() != o.after.attr() {
-			j.Was = o.was
-		}
+		j.Was = o.Was()
 	}
 	return j
 }
@@ -188,10 +190,23 @@ func (o *Op) UnmarshalJSON(b []byte) error {
 func (o *Op) ModeText() string { return modeText(o.Mode) }
 
 // Existed says whether something stood at the path before.
-func (o *Op) Existed() bool { return o.view().Existed }
+func (o *Op) Existed() bool {
+	if o.told != nil {
+		return o.told.Existed
+	}
+	return o.before.kind != absent
+}
 
 // Was returns mode and owner before the operation, where they change: "0644 root:root".
-func (o *Op) Was() string { return o.view().Was }
+func (o *Op) Was() string {
+	switch {
+	case o.told != nil:
+		return o.told.Was
+	case o.Kind == OpRemove || o.before.kind == absent || o.before.attr() == o.after.attr():
+		return ""
+	}
+	return o.was
+}
 
 // A Disruption is what a change does to those who use the service.
 type Disruption int

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -112,16 +113,16 @@ func (e *Engine) stillHolds(ctx context.Context, g *Graph, o Options) error {
 
 // changedReads says what was looked at then and is different now.
 func changedReads(then, now map[string]string, step string) []string {
+	names := map[string]string{}
+	maps.Copy(names, then)
+	maps.Copy(names, now)
 	var out []string
-	for _, name := range slices.Sorted(maps.Keys(then)) {
-		is, looked := now[name]
-		if !looked {
-			is = "not looked at"
-		}
-		if then[name] == is {
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		was, is := cmp.Or(then[name], "not looked at"), cmp.Or(now[name], "not looked at")
+		if was == is {
 			continue
 		}
-		text := fmt.Sprintf("%s was %s, is %s", name, brief(then[name]), brief(is))
+		text := fmt.Sprintf("%s was %s, is %s", name, brief(was), brief(is))
 		if step != "" {
 			text = step + ": " + text
 		}

@@ -117,7 +117,24 @@ Read the plan, then apply it; a second apply finds nothing to do.`,
 	for _, c := range root.Commands() {
 		wrapArgs(c)
 	}
+	root.SetHelpCommand(helpCommand())
 	return root
+}
+
+// helpCommand is cobra's, but for a command that is not there: that is wrong usage.
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "help [COMMAND]",
+		Short:   "Explain a command",
+		Example: "  converge help plan",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, rest, err := cmd.Root().Find(args)
+			if err != nil || len(args) > 0 && (c == cmd.Root() || len(rest) > 0) {
+				return unknownCommand(cmd.Root(), args[0])
+			}
+			return c.Help()
+		},
+	}
 }
 
 // wrapArgs makes wrong arguments of a command a usage error.

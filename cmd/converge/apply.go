@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+
 	"github.com/spf13/cobra"
 
 	"converge/engine"
@@ -24,7 +26,9 @@ applied, once; when anything that it was made from has changed since, nothing is
 			if f.dryRun {
 				return a.plan(cmd, f)
 			}
-			return a.apply(cmd, args, f)
+			s, err := a.apply(cmd, args, f)
+			a.brokenOff(s, err)
+			return err
 		},
 	}
 	f.common(c)
@@ -32,18 +36,18 @@ applied, once; when anything that it was made from has changed since, nothing is
 	return c
 }
 
-func (a *app) apply(cmd *cobra.Command, args []string, f runFlags) error {
+func (a *app) apply(cmd *cobra.Command, args []string, f runFlags) (*site, error) {
 	s, err := a.openSite(cmd.Context())
 	if err != nil {
-		return err
+		return s, err
 	}
 	o, err := f.options(s)
 	if err != nil {
-		return err
+		return s, err
 	}
 	if len(args) == 1 {
 		if o.Only, err = readPlan(s, args[0]); err != nil {
-			return err
+			return s, err
 		}
 	}
 	show := newPrinter(a)
@@ -58,17 +62,34 @@ func (a *app) apply(cmd *cobra.Command, args []string, f runFlags) error {
 	a.followLong(s.engine)
 	rep, err := s.engine.Apply(cmd.Context(), s.graph, o)
 	if err != nil {
-		if a.flags.json && engine.IsRefused(err) {
-			a.printJSON(doneJSON{Event: engine.EventDone, Format: 1, Environment: s.graph.Environment, Node: s.graph.Node, Role: s.graph.Role, Owed: []engine.Owed{}, Result: engine.ResultRefused})
-		}
-		return err
+		return s, err
 	}
 	if a.flags.json {
 		a.printJSON(done(rep))
 	} else {
 		show.report(rep)
 	}
-	return a.applyExit(rep, f)
+	return s, a.applyExit(rep, f)
+}
+
+// brokenOff is the last line of apply --json for a run that did not come to its report.
+func (a *app) brokenOff(s *site, err error) {
+	var silent silentError
+	var wrong *usageError
+	if err == nil || !a.flags.json || errors.As(err, &silent) || errors.As(err, &wrong) {
+		return
+	}
+	j := doneJSON{
+		Event: engine.EventDone, Format: 1, Failures: []engine.Failure{{Error: engine.Redact(err.Error())}},
+		Owed: []engine.Owed{}, Result: engine.ResultFailed,
+	}
+	if engine.IsRefused(err) || errors.Is(err, engine.ErrLocked) {
+		j.Result = engine.ResultRefused
+	}
+	if s != nil && s.env != nil {
+		j.Environment, j.Node, j.Role = s.env.Name, s.node.Name, s.node.Role
+	}
+	a.printJSON(j)
 }
 
 func readPlan(s *site, name string) (*engine.SavedPlan, error) {

@@ -51,21 +51,22 @@ func (s *site) options() engine.Options {
 // databaseRoles are the roles of nodes with a PostgreSQL server.
 var databaseRoles = []string{"db_master", "db_replica", "solo"}
 
-// openSite reads environment and recipes, finds node and server, and evaluates the recipe for them.
+// openSite reads environment and recipes, finds node and server, and evaluates the recipe for them. With an error it
+// returns what it knew so far, or nil.
 func (a *app) openSite(ctx context.Context) (*site, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("converge reads keys and writes as root: run it with sudo")
 	}
 	s := &site{inputs: map[string]string{}}
 	if err := a.openEngine(s); err != nil {
-		return nil, err
+		return s, err
 	}
 	if err := a.readEnvironment(s); err != nil {
-		return nil, err
+		return s, err
 	}
 	if isDatabase(s.node.Role) {
 		if err := s.findServer(ctx); err != nil {
-			return nil, err
+			return s, err
 		}
 	}
 	return s, a.evaluate(s)
@@ -107,6 +108,9 @@ func (a *app) readEnvironment(s *site) error {
 	}
 	s.env = env
 	s.node, err = env.Choose(a.flags.node, a.flags.role, host)
+	if _, without := env.Choose(a.flags.node, "", host); err != nil && a.flags.role != "" && without == nil {
+		err = &engine.RefusedError{Reason: err.Error()} // it is the role that does not fit
+	}
 	if err == nil && len(env.Nodes) == 0 {
 		s.node, s.types.Addresses = describeHost(s.node)
 	}

@@ -52,7 +52,7 @@ func shortened(line []byte, color bool) []byte {
 }
 
 // Sorted returns the diagnostics in the order of file, line, column and text, each once. Those without a place come
-// first. gohcl and Go's maps give them in any order; nothing leaves this package unsorted.
+// first. Go's maps give them in any order; nothing leaves this package unsorted.
 func Sorted(diags hcl.Diagnostics) hcl.Diagnostics {
 	sorted := slices.SortedStableFunc(slices.Values(diags), compareDiagnostics)
 	return slices.CompactFunc(sorted, func(a, b *hcl.Diagnostic) bool { return compareDiagnostics(a, b) == 0 })

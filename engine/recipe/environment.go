@@ -193,7 +193,7 @@ func decodeConstants(b *body, s shape, owner string, target any, broken bool) hc
 	f := found{ok: true}
 	content := e.fill(b, s, owner, nil, nil, &f)
 	if f.ok && !broken && !e.diags.HasErrors() {
-		e.report(decode(content, owner, target)...)
+		e.report(decode(content, s, owner, target)...)
 	}
 	return e.diags
 }

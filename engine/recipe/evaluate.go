@@ -4,10 +4,8 @@ import (
 	"cmp"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/hashicorp/hcl/v2"
-	"github.com/hashicorp/hcl/v2/gohcl"
 	"github.com/zclconf/go-cty/cty"
 )
 
@@ -216,7 +214,7 @@ func (e *evaluation) limit(d *hcl.Diagnostic) {
 
 // finish fills in the block's Config, lets it prepare, and returns its exports.
 func (e *evaluation) finish(b Block, content *values) (cty.Value, bool) {
-	diags := decode(content, b.Address.String(), b.Config)
+	diags := decode(content, e.recipe.kinds[b.Address.Type].shape, b.Address.String(), b.Config)
 	if !diags.HasErrors() {
 		diags = append(diags, b.Config.Prepare(b)...)
 	}
@@ -242,21 +240,6 @@ func (e *evaluation) finish(b Block, content *values) (cty.Value, bool) {
 	return cty.ObjectVal(seen), true
 }
 
-// decode fills in a struct. The types fit already, so what gohcl can still object to is a number that the struct's field
-// cannot hold.
-func decode(content *values, owner string, target any) hcl.Diagnostics {
-	diags := gohcl.DecodeBody(content, nil, target)
-	for _, d := range diags {
-		name := content.argumentAt(d.Subject)
-		if strings.Contains(d.Detail, "whole number") {
-			*d = *mistake(*d.Subject, "Value out of range", "%q of %s must be a whole number of at most 18 digits.", name, owner)
-			continue
-		}
-		*d = *mistake(*d.Subject, "Wrong value", "%q of %s cannot be used: %s.", name, owner, strings.TrimPrefix(d.Detail, "Unsuitable value: "))
-	}
-	return diags
-}
-
 // found is what evaluating a body brought to light beside the values.
 type found struct {
 	refs      []Ref
@@ -274,14 +257,12 @@ func (e *evaluation) bodyValues(d *Declaration, each *eachPair) (*values, found)
 
 // fill evaluates a body and those in it. For a block's own body d is given: its meta-arguments are left out.
 func (e *evaluation) fill(b *body, s shape, owner string, d *Declaration, each *eachPair, f *found) *values {
-	content := &values{end: b.end}
-	for _, a := range b.arguments {
+	content := &values{arguments: make([]givenValue, 0, len(b.arguments))}
+	for i := range b.arguments {
+		a := &b.arguments[i]
 		want, declared := s.arguments[a.name]
-		if !declared {
-			if !s.open || d != nil && d.isMeta(a.name) {
-				continue
-			}
-			want.kind = cty.DynamicPseudoType
+		if !declared || d != nil && d.isMeta(a.name) {
+			continue
 		}
 		value, refs, ok := e.value(a.expr, each)
 		f.refs = append(f.refs, refs...)
@@ -291,24 +272,20 @@ func (e *evaluation) fill(b *body, s shape, owner string, d *Declaration, each *
 		if !ok {
 			f.ok = false
 		} else if value != cty.NilVal {
-			content.set(a, value)
+			content.arguments = append(content.arguments, givenValue{a, want, value})
 		}
 	}
 	for _, inner := range b.blocks {
-		want := s.blocks[inner.kind]
-		if want == nil {
-			continue
+		if want := s.blocks[inner.kind]; want != nil {
+			values := e.fill(inner.body, want.shape, quoted(inner.kind)+" of "+owner, nil, each, f)
+			content.blocks = append(content.blocks, blockValues{inner, want, *values})
 		}
-		content.blocks = append(content.blocks, &hcl.Block{
-			Type: inner.kind, TypeRange: inner.kindPlace, DefRange: inner.header, Labels: inner.labels, LabelRanges: inner.labelPlaces,
-			Body: e.fill(inner.body, want.shape, quoted(inner.kind)+" of "+owner, nil, each, f),
-		})
 	}
 	return content
 }
 
 // accept judges the value of an argument. It returns cty.NilVal for a null, which means that the argument is left out.
-func (e *evaluation) accept(a argument, value cty.Value, want argumentShape, owner string, f *found) (cty.Value, bool) {
+func (e *evaluation) accept(a *argument, value cty.Value, want argumentShape, owner string, f *found) (cty.Value, bool) {
 	value, marks := value.UnmarkDeep()
 	if len(marks) > 0 {
 		f.sensitive = append(f.sensitive, a.name)

@@ -304,6 +304,9 @@ func TestAChainOfTenThousandIsNoCycleAndClosedItIs(t *testing.T) {
 }
 
 func TestTooManyInstancesAreALimitError(t *testing.T) {
+	if testing.Short() {
+		t.Skip("makes 100,000 blocks")
+	}
 	text := `
 		locals {
 			ten  = range(10)
@@ -533,5 +536,52 @@ func BenchmarkLoadAndFor(b *testing.B) {
 				readAll(b, sources)
 			}
 		})
+	}
+}
+
+// A Config's fields of every form are filled in, the places of values and headers beside them.
+func TestAStructIsFilledInFromItsTags(t *testing.T) {
+	type port struct {
+		Name   string    `hcl:"name,label"`
+		NameAt hcl.Range `hcl:"name,label_range"`
+		Header hcl.Range `hcl:",def_range"`
+		Number int       `hcl:"number"`
+	}
+	var got struct {
+		Text     string            `hcl:"text"`
+		TextAt   hcl.Range         `hcl:"text,attr_value_range"`
+		Missing  *string           `hcl:"missing"`
+		MissAt   hcl.Range         `hcl:"missing,attr_value_range"`
+		Flag     *bool             `hcl:"flag"`
+		Tags     map[string]string `hcl:"tags,optional"`
+		Any      cty.Value         `hcl:"any,optional"`
+		Ports    []port            `hcl:"port,block"`
+		Pointers []*port           `hcl:"pointer,block"`
+		One      *port             `hcl:"one,block"`
+		NotOne   *port             `hcl:"not_one,block"`
+	}
+	env := environment(t, `environment "e" {
+		postgresql {
+			text = "x"
+			flag = true
+			tags = { a = "b", c = 1 }
+			any  = [1, "x"]
+			port "p" { number = 1 }
+			port "q" { number = 2 }
+			pointer "r" { number = 3 }
+			one "s" { number = 4 }
+		}
+	}`)
+	if diags := env.PostgreSQL.Decode(&got); len(diags) > 0 {
+		t.Fatal(diags)
+	}
+	if got.Text != "x" || got.TextAt.Start.Line != 3 || got.Missing != nil || got.MissAt != (hcl.Range{}) || !*got.Flag || got.Tags["c"] != "1" || got.Any.LengthInt() != 2 {
+		t.Errorf("got %+v", got)
+	}
+	if len(got.Ports) != 2 || got.Ports[1].Name != "q" || got.Ports[1].Number != 2 || got.Ports[1].Header.Start.Line != 8 || got.Ports[1].NameAt.Start.Column != 9 {
+		t.Errorf("got %+v", got.Ports)
+	}
+	if len(got.Pointers) != 1 || got.Pointers[0].Number != 3 || got.One.Name != "s" || got.NotOne != nil {
+		t.Errorf("got %+v %+v %+v", got.Pointers, got.One, got.NotOne)
 	}
 }

@@ -15,7 +15,9 @@ func (d *Declaration) metaNames() []string {
 	return []string{"roles", "for_each", "depends_on"}
 }
 
-func (d *Declaration) isMeta(name string) bool { return slices.Contains(d.metaNames(), name) }
+func (d *Declaration) isMeta(name string) bool {
+	return name == "roles" || name == "for_each" || name == "depends_on" || name == "on_change" && d.Type.Service
+}
 
 func (d *Declaration) readMeta() hcl.Diagnostics {
 	var diags hcl.Diagnostics

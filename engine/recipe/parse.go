@@ -3,6 +3,9 @@ package recipe
 import (
 	"bytes"
 	"maps"
+	"runtime"
+	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -10,7 +13,7 @@ import (
 
 // pieceBytes is how much text is parsed at a time. HCL makes all tokens of a text before it looks at the first: for a
 // mebibyte that is more work than all the rest.
-const pieceBytes = 32 << 10
+const pieceBytes = 4 << 10
 
 // parse returns a file with its bytes in any case; its Body is nil where the limits forbid parsing.
 func parse(source Source) (*hcl.File, hcl.Diagnostics) {
@@ -24,18 +27,45 @@ func parse(source Source) (*hcl.File, hcl.Diagnostics) {
 	}
 	whole := &hclsyntax.Body{Attributes: hclsyntax.Attributes{}}
 	var navigation places
-	start := hcl.InitialPos
-	for _, end := range append(cuts, len(source.Bytes)) {
-		text := source.Bytes[start.Byte:end]
-		piece, found := hclsyntax.ParseConfig(text, source.Name, start)
-		diags = append(diags, found...)
-		body := piece.Body.(*hclsyntax.Body)
+	for _, p := range parsePieces(source, append(cuts, len(source.Bytes))) {
+		diags = append(diags, p.diags...)
+		body := p.file.Body.(*hclsyntax.Body)
 		maps.Copy(whole.Attributes, body.Attributes)
 		whole.Blocks = append(whole.Blocks, body.Blocks...)
-		navigation = append(navigation, place{end, piece.Nav})
-		start = hcl.Pos{Byte: end, Line: start.Line + bytes.Count(text, []byte("\n")), Column: 1}
+		navigation = append(navigation, place{p.end, p.file.Nav})
 	}
 	return &hcl.File{Body: whole, Bytes: source.Bytes, Nav: navigation}, reworded(diags)
+}
+
+// A piece is a part of a file that begins and ends outside all blocks.
+type piece struct {
+	start hcl.Pos
+	end   int
+	file  *hcl.File
+	diags hcl.Diagnostics
+}
+
+// parsePieces parses the pieces that end at the given bytes, as many at a time as there are processors.
+func parsePieces(source Source, ends []int) []piece {
+	all := make([]piece, len(ends))
+	start := hcl.InitialPos
+	for i, end := range ends {
+		all[i].start, all[i].end = start, end
+		lines := bytes.Count(source.Bytes[start.Byte:end], []byte("\n"))
+		start = hcl.Pos{Byte: end, Line: start.Line + lines, Column: 1}
+	}
+	var next atomic.Int64
+	var workers sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), len(all)) {
+		workers.Go(func() {
+			for i := next.Add(1) - 1; i < int64(len(all)); i = next.Add(1) - 1 {
+				p := &all[i]
+				p.file, p.diags = hclsyntax.ParseConfig(source.Bytes[p.start.Byte:p.end], source.Name, p.start)
+			}
+		})
+	}
+	workers.Wait()
+	return all
 }
 
 // places finds which piece of a file a byte lies in. It is what HCL's printer asks for the block that a mistake is in.
@@ -48,9 +78,9 @@ type place struct {
 
 // ContextString returns the header of the block at a byte, as HCL's own files do.
 func (p places) ContextString(offset int) string {
-	for _, piece := range p {
-		if offset < piece.end {
-			return piece.nav.(interface{ ContextString(int) string }).ContextString(offset)
+	for _, at := range p {
+		if offset < at.end {
+			return at.nav.(interface{ ContextString(int) string }).ContextString(offset)
 		}
 	}
 	return ""

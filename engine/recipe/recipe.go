@@ -14,7 +14,7 @@ import (
 type Type struct {
 	Name    string        // "user_key"
 	Summary string        // one sentence for the reference and for messages
-	New     func() Config // an empty one, ready for gohcl
+	New     func() Config // an empty one, to be filled in
 	Service bool          // takes on_change
 }
 

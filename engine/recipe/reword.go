@@ -1,6 +1,7 @@
 package recipe
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -47,13 +48,11 @@ func withheld(diags hcl.Diagnostics) hcl.Diagnostics {
 
 // redact takes the values of sensitive arguments out of the messages of a Config.
 func redact(diags hcl.Diagnostics, content *values, sensitiveNames []string) {
-	for _, name := range sensitiveNames {
-		argument := content.arguments[name]
-		if argument == nil {
+	for _, given := range content.arguments {
+		if !slices.Contains(sensitiveNames, given.argument.name) {
 			continue
 		}
-		value, _ := argument.Expr.Value(nil)
-		_ = cty.Walk(value, func(_ cty.Path, v cty.Value) (bool, error) {
+		_ = cty.Walk(given.value, func(_ cty.Path, v cty.Value) (bool, error) {
 			if isText(v) && v.AsString() != "" {
 				for _, d := range diags {
 					d.Summary = without(d.Summary, v.AsString())
@@ -62,6 +61,9 @@ func redact(diags hcl.Diagnostics, content *values, sensitiveNames []string) {
 			}
 			return true, nil
 		})
+	}
+	for i := range content.blocks {
+		redact(diags, &content.blocks[i].values, sensitiveNames)
 	}
 }
 

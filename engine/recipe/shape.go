@@ -3,6 +3,7 @@ package recipe
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -10,34 +11,46 @@ import (
 	"github.com/zclconf/go-cty/cty/gocty"
 )
 
-// A shape is which arguments and blocks a body can hold. It is read once from the hcl tags of a Config's struct, so that
-// what is wrong with a body can be said in this package's words, and for all arguments at once.
+// A shape is which arguments and blocks a body can hold, and in which fields of a struct they end. It is read once from
+// the struct's hcl tags, which are gohcl's. This package decodes by itself: so what is wrong with a body can be said in
+// its own words and for all arguments at once, and the tags are not read again for each block.
 type shape struct {
 	arguments map[string]argumentShape
 	blocks    map[string]*blockShape
-	open      bool // takes any other argument
+	labels    []labelShape
+	header    int // the field for the place of the block's header, or none
 }
 
 type argumentShape struct {
 	kind     cty.Type
 	required bool
+	field    int
+	place    int // the field for the place of the value, or none
+}
+
+type labelShape struct {
+	field int
+	place int
 }
 
 type blockShape struct {
 	shape
-	labels   int
+	field    int
 	many     bool
 	required bool
 }
 
-// shapeOf reads a struct type with gohcl's tags. It panics on a field that gohcl could not fill: that is the
-// programmer's mistake.
+const none = -1
+
+// shapeOf reads a struct type. It panics on a tag or a field that cannot be filled: that is the programmer's mistake.
 func shapeOf(t reflect.Type) shape {
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	s := shape{arguments: map[string]argumentShape{}, blocks: map[string]*blockShape{}}
-	for field := range t.Fields() {
+	s := shape{arguments: map[string]argumentShape{}, blocks: map[string]*blockShape{}, header: none}
+	valuePlaces, labelPlace := map[string]int{}, none
+	for i := range t.NumField() {
+		field := t.Field(i)
 		tag, tagged := field.Tag.Lookup("hcl")
 		if !tagged {
 			continue
@@ -46,20 +59,33 @@ func shapeOf(t reflect.Type) shape {
 		switch kind {
 		case "", "attr", "optional":
 			required := kind != "optional" && field.Type.Kind() != reflect.Pointer
-			s.arguments[name] = argumentShape{kind: argumentType(field), required: required}
+			s.arguments[name] = argumentShape{kind: argumentType(field), required: required, field: i, place: none}
+		case "attr_value_range":
+			valuePlaces[name] = i
 		case "block":
-			s.blocks[name] = blockShapeOf(field.Type)
-		case "remain":
-			s.open = true
+			s.blocks[name] = blockShapeOf(field.Type, i)
+		case "label":
+			s.labels = append(s.labels, labelShape{field: i, place: none})
+		case "label_range":
+			labelPlace = i
+		case "def_range":
+			s.header = i
+		default:
+			panic(fmt.Sprintf("recipe: field %s of %s: the tag %q is not known here", field.Name, t, tag))
 		}
+	}
+	for name, i := range valuePlaces {
+		argument := s.arguments[name]
+		argument.place = i
+		s.arguments[name] = argument
+	}
+	if len(s.labels) > 0 {
+		s.labels[0].place = labelPlace
 	}
 	return s
 }
 
 func argumentType(field reflect.StructField) cty.Type {
-	if strings.HasPrefix(field.Type.String(), "hcl.") || strings.HasPrefix(field.Type.String(), "*hcl.") {
-		return cty.DynamicPseudoType // the expression or attribute itself
-	}
 	kind, err := gocty.ImpliedType(reflect.New(field.Type).Interface())
 	if err != nil {
 		panic(fmt.Sprintf("recipe: field %s of type %s: %s", field.Name, field.Type, err))
@@ -67,8 +93,8 @@ func argumentType(field reflect.StructField) cty.Type {
 	return kind
 }
 
-func blockShapeOf(t reflect.Type) *blockShape {
-	b := &blockShape{required: true}
+func blockShapeOf(t reflect.Type, field int) *blockShape {
+	b := &blockShape{required: true, field: field}
 	if t.Kind() == reflect.Slice {
 		b.many, b.required = true, false
 		t = t.Elem()
@@ -78,11 +104,6 @@ func blockShapeOf(t reflect.Type) *blockShape {
 		t = t.Elem()
 	}
 	b.shape = shapeOf(t)
-	for field := range t.Fields() {
-		if _, kind, _ := strings.Cut(field.Tag.Get("hcl"), ","); kind == "label" {
-			b.labels++
-		}
-	}
 	return b
 }
 
@@ -93,7 +114,7 @@ func (s shape) check(b *body, owner string, extra []string) hcl.Diagnostics {
 	var diags hcl.Diagnostics
 	for _, a := range b.arguments {
 		_, declared := s.arguments[a.name]
-		if declared || s.open || contains(extra, a.name) {
+		if declared || slices.Contains(extra, a.name) {
 			continue
 		}
 		if _, isBlock := s.blocks[a.name]; isBlock {
@@ -124,8 +145,8 @@ func (s shape) checkBlocks(b *body, owner string) hcl.Diagnostics {
 			diags = append(diags, mistake(inner.header, "Duplicate block", "%s takes one block %q, and it has one at %s.", owner, inner.kind, at(before)))
 		}
 		first[inner.kind] = inner.header
-		if len(inner.labels) != want.labels {
-			diags = append(diags, mistake(inner.header, "Wrong number of names", "A block %q takes %s here, and this one has %d.", inner.kind, plural(want.labels, "name"), len(inner.labels)))
+		if len(inner.labels) != len(want.labels) {
+			diags = append(diags, mistake(inner.header, "Wrong number of names", "A block %q takes %s here, and this one has %d.", inner.kind, plural(len(want.labels), "name"), len(inner.labels)))
 		}
 		diags = append(diags, want.check(inner.body, fmt.Sprintf("%q of %s", inner.kind, owner), nil)...)
 	}
@@ -142,15 +163,6 @@ func (s shape) unsupportedBlock(inner innerBlock, owner string) *hcl.Diagnostic 
 		return mistake(inner.header, "Unsupported block", "%q of %s is an argument, not a block: write %s = ... with an equals sign.", inner.kind, owner, inner.kind)
 	}
 	return mistake(inner.header, "Unsupported block", "%s takes no block %q.%s", owner, inner.kind, suggestion(inner.kind, keysOf(s.blocks)))
-}
-
-func contains(words []string, word string) bool {
-	for _, w := range words {
-		if w == word {
-			return true
-		}
-	}
-	return false
 }
 
 func plural(n int, noun string) string {

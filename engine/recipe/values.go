@@ -2,10 +2,13 @@ package recipe
 
 import (
 	"fmt"
+	"reflect"
+	"strings"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/convert"
+	"github.com/zclconf/go-cty/cty/gocty"
 )
 
 // sensitive marks the value of a variable that is declared sensitive, and all that is made from it.
@@ -13,75 +16,89 @@ const sensitive = mark("sensitive")
 
 type mark string
 
-// values is a body whose expressions are evaluated: what gohcl decodes a Config from. It implements hcl.Body.
+// values is a body whose expressions are evaluated. What was left out, or is null, is not in it.
 type values struct {
-	arguments hcl.Attributes
-	blocks    hcl.Blocks
-	end       hcl.Range
+	arguments []givenValue
+	blocks    []blockValues
 }
 
-func (v *values) set(a argument, value cty.Value) {
-	if v.arguments == nil {
-		v.arguments = hcl.Attributes{}
-	}
-	v.arguments[a.name] = &hcl.Attribute{
-		Name: a.name, Range: a.place, NameRange: a.namePlace, Expr: hcl.StaticExpr(value, a.expr.Range()),
-	}
+type givenValue struct {
+	argument *argument
+	shape    argumentShape
+	value    cty.Value
 }
 
-// argumentAt names the argument whose value stands at a place, in this body or in one inside it.
-func (v *values) argumentAt(place *hcl.Range) string {
-	for name, argument := range v.arguments {
-		if place != nil && argument.Expr.Range() == *place {
-			return name
-		}
-	}
-	for _, block := range v.blocks {
-		if name := block.Body.(*values).argumentAt(place); name != "" {
-			return name
-		}
-	}
-	return ""
+type blockValues struct {
+	innerBlock
+	shape *blockShape
+	values
 }
 
-// Content returns everything: the shape was checked before.
-func (v *values) Content(schema *hcl.BodySchema) (*hcl.BodyContent, hcl.Diagnostics) {
-	content, _, diags := v.PartialContent(schema)
-	return content, diags
+// decode fills in a struct from values of its shape; owner is named in messages. The types fit already, so what is left to
+// object to is a number that the struct's field cannot hold.
+func decode(content *values, s shape, owner string, target any) hcl.Diagnostics {
+	return content.fill(s, owner, reflect.ValueOf(target).Elem())
 }
 
-// PartialContent splits the body into what the schema names and the rest.
-func (v *values) PartialContent(schema *hcl.BodySchema) (*hcl.BodyContent, hcl.Body, hcl.Diagnostics) {
-	content := &hcl.BodyContent{Attributes: hcl.Attributes{}, MissingItemRange: v.end}
-	rest := &values{arguments: hcl.Attributes{}, end: v.end}
-	for name, argument := range v.arguments {
-		rest.arguments[name] = argument
-	}
-	for _, want := range schema.Attributes {
-		if argument := v.arguments[want.Name]; argument != nil {
-			content.Attributes[want.Name] = argument
-			delete(rest.arguments, want.Name)
+func (v *values) fill(s shape, owner string, into reflect.Value) hcl.Diagnostics {
+	var diags hcl.Diagnostics
+	for _, given := range v.arguments {
+		if err := gocty.FromCtyValue(given.value, into.Field(given.shape.field).Addr().Interface()); err != nil {
+			diags = append(diags, given.refused(owner, err))
+		}
+		if given.shape.place != none {
+			setPlace(into.Field(given.shape.place), given.argument.expr.Range())
 		}
 	}
-	for _, block := range v.blocks {
-		wanted := false
-		for _, want := range schema.Blocks {
-			wanted = wanted || want.Type == block.Type
-		}
-		if wanted {
-			content.Blocks = append(content.Blocks, block)
+	for i := range v.blocks {
+		block := &v.blocks[i]
+		field := into.Field(block.shape.field)
+		inner := reflect.New(elementType(field.Type()))
+		diags = append(diags, block.fillBlock(quoted(block.kind)+" of "+owner, inner.Elem())...)
+		if field.Kind() == reflect.Slice && field.Type().Elem().Kind() == reflect.Pointer {
+			field.Set(reflect.Append(field, inner))
+		} else if field.Kind() == reflect.Slice {
+			field.Set(reflect.Append(field, inner.Elem()))
+		} else if field.Kind() == reflect.Pointer {
+			field.Set(inner)
 		} else {
-			rest.blocks = append(rest.blocks, block)
+			field.Set(inner.Elem())
 		}
 	}
-	return content, rest, nil
+	return diags
 }
 
-// JustAttributes returns the arguments.
-func (v *values) JustAttributes() (hcl.Attributes, hcl.Diagnostics) { return v.arguments, nil }
+// fillBlock fills in the struct of an inner block, its labels and places included.
+func (b *blockValues) fillBlock(owner string, into reflect.Value) hcl.Diagnostics {
+	for i, label := range b.shape.labels {
+		into.Field(label.field).SetString(b.labels[i])
+		if label.place != none {
+			setPlace(into.Field(label.place), b.labelPlaces[i])
+		}
+	}
+	if b.shape.header != none {
+		setPlace(into.Field(b.shape.header), b.innerBlock.header)
+	}
+	return b.fill(b.shape.shape, owner, into)
+}
 
-// MissingItemRange returns the place of the closing brace.
-func (v *values) MissingItemRange() hcl.Range { return v.end }
+func setPlace(field reflect.Value, place hcl.Range) { field.Set(reflect.ValueOf(place)) }
+
+// elementType is the struct in []T, []*T or *T.
+func elementType(t reflect.Type) reflect.Type {
+	for t.Kind() == reflect.Slice || t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	return t
+}
+
+func (g givenValue) refused(owner string, err error) *hcl.Diagnostic {
+	place := g.argument.expr.Range()
+	if strings.Contains(err.Error(), "whole number") {
+		return mistake(place, "Value out of range", "%q of %s must be a whole number of at most 18 digits.", g.argument.name, owner)
+	}
+	return mistake(place, "Wrong value", "%q of %s cannot be used: %s.", g.argument.name, owner, err)
+}
 
 // fit converts a value to the type an argument wants and refuses what no argument can use. Null is the caller's to judge.
 func fit(value cty.Value, want cty.Type, what string, place hcl.Range) (cty.Value, *hcl.Diagnostic) {

@@ -138,7 +138,7 @@ func (e *evaluation) evaluateWindows() []Window {
 			continue
 		}
 		var arguments windowArguments
-		diags := decode(content, w.address(), &arguments)
+		diags := decode(content, windowShape, w.address(), &arguments)
 		if !diags.HasErrors() {
 			var window Window
 			if window, diags = arguments.window(w.name); !diags.HasErrors() {
