@@ -65,20 +65,20 @@ func (r *run) commitFiles(step string, ops []*Op) error {
 		return err
 	}
 	staged := make([]*disk.Staged, len(ops))
-	done := 0
-	for ; done < len(ops) && err == nil; done++ {
-		if ops[done].Kind != OpMkdir {
-			break
+	for _, o := range ops { // directories first: the files of the others may go there
+		if err == nil && o.Kind == OpMkdir {
+			err = r.switchOp(o, nil)
 		}
-		err = r.switchOp(ops[done], nil)
 	}
 	for i, o := range ops {
 		if err == nil && rec.Ops[i].Temp != "" {
 			staged[i], err = r.stageOp(o, rec.Ops[i].Temp)
 		}
 	}
-	for ; done < len(ops) && err == nil; done++ {
-		err = r.switchOp(ops[done], staged[done])
+	for i, o := range ops {
+		if err == nil && o.Kind != OpMkdir {
+			err = r.switchOp(o, staged[i])
+		}
 	}
 	if err == nil {
 		return r.journal.end(rec, "done")

@@ -98,6 +98,19 @@ func mustJSON(t *testing.T, v any) string {
 	return string(b)
 }
 
+// A step may make several directories and write in each (found by a key in two places).
+func TestSeveralDirectoriesInOneStep(t *testing.T) {
+	b := newBench(t)
+	one, two := keyToy("/one"), keyToy("/two")
+	b.add("both", &toy{targets: append(one.targets, two.targets...), do: func(ctx context.Context, h *Host) error {
+		return errors.Join(one.do(ctx, h), two.do(ctx, h))
+	}})
+	if rep := b.apply(); rep.Result != ResultOK {
+		t.Fatal(rep.Failures)
+	}
+	b.wants("/two/cert", "for "+b.got("/two/key"))
+}
+
 func TestSensitiveContentIsNeverTold(t *testing.T) {
 	b := newBench(t)
 	b.put("/key", "old-canary")

@@ -223,6 +223,9 @@ func (h *Host) Foretold(path string) bool {
 // Generated marks content that each run makes anew, such as a key: a plan cannot foretell it.
 func Generated(o *Op) { o.Generated = true }
 
+// Sensitive marks content that no output may show although the file is not a secret as a whole.
+func Sensitive(o *Op) { o.Sensitive = true }
+
 // NoDiff marks content that is no text for people, such as a certificate.
 func NoDiff(o *Op) { o.noDiff = true }
 

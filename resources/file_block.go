@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -39,6 +40,7 @@ type FileBlock struct {
 	position position
 	comment  string
 	check    check
+	secret   bool // the content comes from a sensitive variable
 }
 
 // Prepare checks the arguments.
@@ -48,6 +50,7 @@ func (f *FileBlock) Prepare(b recipe.Block) hcl.Diagnostics {
 		f.name += "[" + url.PathEscape(b.Address.Key) + "]"
 	}
 	f.path = path.Clean(f.Path)
+	f.secret = slices.Contains(b.Sensitive, "content")
 	diags := absolute(f.Path, "path", f.PathAt, b)
 	switch {
 	case f.Content == nil && f.Source == nil:
@@ -138,8 +141,12 @@ func (f *FileBlock) Converge(ctx context.Context, h *engine.Host) error {
 	} else if edits = doc.removeBlock(f.name); len(edits) > 0 {
 		h.Explain(fmt.Sprintf("remove block %q from %s", f.name, f.path), *f.Source+" does not exist")
 	}
+	var options []engine.WriteOption
+	if f.secret {
+		options = append(options, engine.Sensitive)
+	}
 	for _, e := range edits {
-		if err := h.Splice(f.path, e.splice, e.next); err != nil {
+		if err := h.Splice(f.path, e.splice, e.next, options...); err != nil {
 			return err
 		}
 	}
