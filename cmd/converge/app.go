@@ -57,17 +57,30 @@ func newApp(stdout, stderr io.Writer) *app {
 	return &app{stdout: out, stderr: stderr, out: out, log: zerolog.Nop()}
 }
 
-// A checkedWriter remembers the first error: a report may be lost, the run goes on.
+// A checkedWriter gathers what is printed, and remembers the first error: a report may be lost, the run goes on.
 type checkedWriter struct {
-	w   io.Writer
-	err error
+	w      io.Writer
+	buffer []byte
+	err    error
 }
 
+// writeAt is how many bytes are gathered.
+const writeAt = 64 << 10
+
 func (c *checkedWriter) Write(b []byte) (int, error) {
-	if c.err == nil {
-		_, c.err = c.w.Write(b)
+	c.buffer = append(c.buffer, b...)
+	if len(c.buffer) >= writeAt {
+		c.flush()
 	}
 	return len(b), nil
+}
+
+// flush prints what was gathered.
+func (c *checkedWriter) flush() {
+	if c.err == nil && len(c.buffer) > 0 {
+		_, c.err = c.w.Write(c.buffer)
+	}
+	c.buffer = c.buffer[:0]
 }
 
 // command builds the tree of commands.
@@ -212,7 +225,9 @@ func (e *diagnosticsError) Error() string { return e.diags.Error() }
 
 // exit prints an error with its hint and gives the exit code.
 func (a *app) exit(err error) int {
+	a.out.flush()
 	code := a.codeOf(err)
+	a.out.flush()
 	if a.out.err != nil {
 		fmt.Fprintf(a.stderr, "converge: warning: the output could not be written: %v\n", a.out.err)
 	}

@@ -58,6 +58,7 @@ func (a *app) apply(cmd *cobra.Command, args []string, f runFlags) (*site, error
 		} else {
 			show.event(ev)
 		}
+		a.out.flush() // what has happened is told when it has
 	}
 	a.followLong(s.engine)
 	rep, err := s.engine.Apply(cmd.Context(), s.graph, o)

@@ -90,6 +90,7 @@ func (a *app) planExit(p *engine.Plan, f runFlags) error {
 	case f.detailedExitcode && owesRestart(p.Owed):
 		a.code = exitOwed
 	}
+	a.out.flush()
 	if a.out.err != nil {
 		return silentError(exitFailed) // a plan that nobody could read is no plan
 	}

@@ -119,7 +119,7 @@ func opSign(o *engine.Op) string {
 	switch {
 	case o.Kind == engine.OpRemove:
 		return "remove"
-	case o.Was() == "" && o.Before() == "" && !o.Existed():
+	case !o.Existed():
 		return "create"
 	}
 	return "update"
