@@ -38,8 +38,11 @@ func Wrong(cert Certificate, key PrivateKey, authority Certificate, spec LeafSpe
 	found.addBounds(cert, now)
 	found.addValidity(cert, authority, spec)
 	found.addWindow(cert, authority, spec, now, renewBefore)
-	if !found.anyBroken() {
+	switch {
+	case !found.anyBroken():
 		found.addChain(cert, authority, spec, now)
+	case issuedBy(cert, authority) && !weakSignature(cert) && !signedBy(cert, authority):
+		found.addBadSignature(authority)
 	}
 	return found
 }
@@ -69,9 +72,11 @@ func (r *reasons) addIssuer(cert, authority Certificate) {
 			authorityName(cert.Issuer.CommonName, cert.AuthorityKeyId), authorityName(authority.Subject.CommonName, authority.keyID()))
 	case weakSignature(cert):
 		r.broken(WeakSignature, "signed with %s, which OpenSSL refuses as too weak", cert.SignatureAlgorithm)
-	case !signedBy(cert, authority):
-		r.broken(BadSignature, "the signature does not verify with the authority %s", authorityName(authority.Subject.CommonName, authority.keyID()))
 	}
+}
+
+func (r *reasons) addBadSignature(authority Certificate) {
+	r.broken(BadSignature, "the signature does not verify with the authority %s", authorityName(authority.Subject.CommonName, authority.keyID()))
 }
 
 // authorityName tells authorities of one name apart by the first bytes of the key's identifier.
@@ -263,13 +268,17 @@ func (r *reasons) addWindow(cert, authority Certificate, spec LeafSpec, now time
 	r.differs(InWindow, "expires in %s, inside the renewal window of %s", length(left), length(window))
 }
 
-// addChain asks crypto/x509 for a last word on what the checks before did not look at, such as a critical extension that
-// nobody knows.
+// addChain asks crypto/x509 for a last word: on the signature, and on what the checks before did not look at, such as a
+// critical extension that nobody knows.
 func (r *reasons) addChain(cert, authority Certificate, spec LeafSpec, now time.Time) {
 	roots := x509.NewCertPool()
 	roots.AddCert(authority.Certificate)
 	options := x509.VerifyOptions{Roots: roots, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{spec.Usage.extended()}}
-	if _, err := cert.Verify(options); err != nil {
+	switch _, err := cert.Verify(options); {
+	case err == nil:
+	case !signedBy(cert, authority):
+		r.addBadSignature(authority)
+	default:
 		r.broken(BadChain, "does not verify with its authority: %v", err)
 	}
 }
