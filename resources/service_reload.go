@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os/exec"
+	"path"
 	"slices"
 	"strings"
 
@@ -102,6 +103,15 @@ func (s *ServiceReload) Targets() []engine.Target { return nil }
 
 // ServiceName is what is owed to.
 func (s *ServiceReload) ServiceName() string { return s.service }
+
+// Reads returns where PostgreSQL has its configuration: whatever a site's own recipe writes there, the server takes up.
+func (s *ServiceReload) Reads() []string {
+	server := s.site.Server
+	if s.service != postgresqlService || server == nil {
+		return nil
+	}
+	return []string{path.Dir(server.ConfigFile), server.HBAFile, server.IdentFile, server.DataDirectory}
+}
 
 // Converge reloads or restarts the service when something is owed to it, or when evidence shows that it does not run with
 // what is on disk.

@@ -152,7 +152,7 @@ func (k *UserKey) account(h *engine.Host) (engine.User, error) {
 	u, err := h.User(k.user)
 	switch {
 	case errors.Is(err, engine.ErrNoUser):
-		return u, fmt.Errorf("the Linux user %q does not exist on this host: create the account (adduser --disabled-password %s), or leave the key out for this role", k.user, k.user)
+		return u, fmt.Errorf("the Linux user %q does not exist on this host: create the account (useradd --create-home %s), or leave the key out for this role", k.user, k.user)
 	case err != nil:
 		return u, err
 	case u.UID == 0:

@@ -63,11 +63,18 @@ func (p *printer) plan(plan *engine.Plan, s *site) {
 	p.warnings(plan.Warnings)
 	p.failures(plan.Failures)
 	if len(plan.Changes) == 0 && len(plan.Failures) == 0 {
-		p.linef("Nothing to do: all %s as declared.", count(plan.Unchanged, "resource is", "resources are"))
+		p.linef("%s", nothingToDo(plan.Role, plan.Unchanged))
 	} else {
 		p.linef("%s to change, %d unchanged. Disruption: %s.", count(len(plan.Changes), "resource", "resources"), plan.Unchanged, p.disruption(plan.Disruption))
 	}
 	p.owed(plan.Owed)
+}
+
+func nothingToDo(role string, unchanged int) string {
+	if unchanged == 0 {
+		return fmt.Sprintf("Nothing to do: the recipes declare nothing for the role %s.", role)
+	}
+	return fmt.Sprintf("Nothing to do: all %s as declared.", count(unchanged, "resource is", "resources are"))
 }
 
 func title(environment, node, role string, s *site) string {
@@ -221,7 +228,7 @@ func (p *printer) report(rep *engine.Report) {
 	case rep.Result != engine.ResultOK:
 		p.linef("%s: %s changed, %d unchanged, %d failed.", p.paint(red, "Failed"), count(len(rep.Changes), "resource", "resources"), rep.Unchanged, len(rep.Failures))
 	case len(rep.Changes) == 0:
-		p.linef("Nothing to do: all %s as declared.", count(rep.Unchanged, "resource is", "resources are"))
+		p.linef("%s", nothingToDo(rep.Role, rep.Unchanged))
 	default:
 		p.linef("Done in %s: %s changed, %d unchanged. Disruption: %s.", took, count(len(rep.Changes), "resource", "resources"), rep.Unchanged, p.disruption(rep.Disruption))
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -52,6 +53,9 @@ type lastRun struct {
 }
 
 func (a *app) status(cmd *cobra.Command) error {
+	if err := a.roleOfLastRun(); err != nil {
+		return err
+	}
 	s, err := a.openSite(cmd.Context())
 	if err != nil {
 		return err
@@ -84,6 +88,25 @@ func (a *app) status(cmd *cobra.Command) error {
 	}
 	newPrinter(a).status(&st, now)
 	return nil
+}
+
+// roleOfLastRun takes, where neither an environment file nor --role says what this host is, the role that it had last.
+func (a *app) roleOfLastRun() error {
+	if a.flags.role != "" || os.Geteuid() != 0 {
+		return nil
+	}
+	if source, err := a.environmentSource(); source != nil || err != nil {
+		return err
+	}
+	s := &site{}
+	if err := a.openEngine(s); err != nil {
+		return err
+	}
+	r, err := s.engine.State.Latest()
+	if err == nil && r != nil {
+		a.flags.role = r.Role
+	}
+	return err
 }
 
 func nextWindow(windows []recipe.Window, now time.Time) *time.Time {

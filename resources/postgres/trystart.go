@@ -47,7 +47,13 @@ func (s *Server) TryStart(ctx context.Context, files Files) error {
 	if err := conf.Err(); err != nil {
 		return fmt.Errorf("%w: %w", ErrWouldNotStart, err)
 	}
-	t := trial{server: s, files: files, conf: conf}
+	return apart(func() error {
+		t := trial{server: s, files: files, conf: conf, place: hiddenPlace(s)}
+		return t.run(ctx)
+	})
+}
+
+func (t *trial) run(ctx context.Context) error {
 	defer t.end()
 	if err := t.prepare(); err != nil {
 		return err
@@ -62,7 +68,7 @@ func (s *Server) TryStart(ctx context.Context, files Files) error {
 
 const trialTimeout = 20 * time.Second
 
-// Beginning of the names of scratch directories, in /tmp: the path of a unix socket may have 107 bytes only.
+// Beginning of the names of scratch directories. Their paths are short: that of a unix socket may have 107 bytes only.
 const scratchName = "converge-try-"
 
 // A trial is one scratch directory and what is open in memory.
@@ -70,6 +76,7 @@ type trial struct {
 	server  *Server
 	files   Files
 	conf    *Conf
+	place   string // the folder for the scratch directory
 	scratch string
 	tree    string     // copies of files below their own absolute paths
 	memory  []*os.File // the child has them as 3, 4, ...
@@ -89,7 +96,7 @@ func (t *trial) prepare() (err error) {
 	if p, err := t.server.Process(); err == nil {
 		t.pid = p.PID
 	}
-	if t.scratch, err = os.MkdirTemp("/tmp", scratchName); err != nil {
+	if t.scratch, err = os.MkdirTemp(t.place, scratchName); err != nil {
 		return fmt.Errorf("%w: %w", ErrCannotTry, err)
 	}
 	t.tree = path.Join(t.scratch, "tree")
