@@ -3,6 +3,8 @@ package engine
 import (
 	"fmt"
 	"path"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/hashicorp/hcl/v2"
@@ -70,13 +72,12 @@ func NewGraph(blocks []*recipe.Block, types []Type) (*Graph, hcl.Diagnostics) {
 	}
 	g := &Graph{writers: map[string][]*Step{}}
 	byAddress := make(map[recipe.Address]*Step, len(blocks))
-	for i, b := range blocks {
+	for _, b := range blocks {
 		s := &Step{
 			Address:  b.Address.String(),
 			Range:    b.Range,
 			Resource: b.Config.(Resource),
 			Service:  service[b.Address.Type],
-			index:    i,
 			targets:  map[string]Target{},
 			known:    map[*Step]bool{},
 		}
@@ -85,14 +86,76 @@ func NewGraph(blocks []*recipe.Block, types []Type) (*Graph, hcl.Diagnostics) {
 		}
 		for _, ref := range b.OnChange {
 			changed := byAddress[ref.To]
-			s.follow(changed, OnChange, "")
-			s.OnChange = append(s.OnChange, changed)
-			changed.services = append(changed.services, s)
+			s.takeUp(changed)
 		}
 		byAddress[b.Address] = s
 		g.Steps = append(g.Steps, s)
 	}
-	return g, g.orderByTargets()
+	readersLast(g.Steps)
+	diags := g.orderByTargets()
+	g.orderReaders()
+	return g, diags
+}
+
+// takeUp puts a service behind a step whose changes it has to take up.
+func (s *Step) takeUp(changed *Step) {
+	s.follow(changed, OnChange, "")
+	if !slices.Contains(changed.services, s) {
+		s.OnChange = append(s.OnChange, changed)
+		changed.services = append(changed.services, s)
+	}
+}
+
+// readersLast moves each reader behind all steps that do not wait for it, so that a recipe loaded later can write what it
+// reads. Otherwise the order stays. It numbers the steps.
+func readersLast(steps []*Step) {
+	for i, s := range slices.Backward(steps) {
+		if _, ok := s.Resource.(Reader); !ok {
+			continue
+		}
+		var others, waiting []*Step
+		waits := map[*Step]bool{s: true}
+		for _, later := range steps[i:] {
+			if waits[later] || slices.ContainsFunc(later.After, func(e Edge) bool { return waits[e.Step] }) {
+				waits[later] = true
+				waiting = append(waiting, later)
+			} else {
+				others = append(others, later)
+			}
+		}
+		copy(steps[i:], append(others, waiting...))
+	}
+	for i, s := range steps {
+		s.index = i
+	}
+}
+
+// orderReaders puts each reader behind the steps before it that write what it reads.
+func (g *Graph) orderReaders() {
+	for i, s := range g.Steps {
+		r, ok := s.Resource.(Reader)
+		if !ok {
+			continue
+		}
+		reads := r.Reads()
+		for _, earlier := range g.Steps[:i] {
+			if earlier.writesBelow(reads) {
+				s.takeUp(earlier)
+			}
+		}
+	}
+}
+
+// writesBelow says whether the step writes one of the files, or a file in one of the folders.
+func (s *Step) writesBelow(places []string) bool {
+	for _, t := range s.targets {
+		for _, p := range places {
+			if !t.Dir && (t.Path == p || strings.HasPrefix(t.Path, strings.TrimSuffix(p, "/")+"/")) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // follow adds an edge, once.

@@ -421,9 +421,9 @@ func (h *Host) Acted() bool {
 // Paid says that evidence shows that the service runs with what is on disk. Nothing is owed to it any more.
 func (h *Host) Paid() { h.paid, h.deferred = true, nil }
 
-// Defer says that an action is needed and must wait: it stays owed, with its reason.
-func (h *Host) Defer(service string, d Disruption, reason string) {
-	h.deferred = &Owed{Service: service, Action: d, Reason: reason}
+// Defer says that an action is needed, and what it waits for: it stays owed.
+func (h *Host) Defer(service string, d Disruption, reason, waits string) {
+	h.deferred = &Owed{Service: service, Action: d, Reason: reason, Waits: waits}
 }
 
 // Allowed returns the greatest disruption that this run may cause now, and why no greater one.

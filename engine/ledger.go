@@ -14,6 +14,7 @@ type Owed struct {
 	Service string     `json:"service"`
 	Action  Disruption `json:"action"` // Reload until the service says that it takes a restart
 	Reason  string     `json:"reason"`
+	Waits   string     `json:"waits,omitempty"` // why it has not happened yet
 	Since   time.Time  `json:"since"`
 }
 
@@ -102,17 +103,20 @@ func (l *ledger) owe(step *Step) ([]Owed, error) {
 	return added, l.save()
 }
 
-// keep holds on to a debt with what the service says of it now. It reports whether that is news.
+// keep holds on to a debt that has to wait. Its first reason stays, unless it takes more than was known. It reports whether
+// there is news.
 func (l *ledger) keep(o Owed) (bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	known, open := l.owed[o.Service]
-	if open && known.Action == o.Action && known.Reason == o.Reason {
-		return false, nil
-	}
 	o.Since = known.Since
-	if !open {
+	switch {
+	case !open:
 		o.Since = l.now().UTC().Truncate(time.Second)
+	case known.Action >= o.Action:
+		known.Waits = o.Waits
+		l.owed[o.Service] = known // on the disk it may be the old word: what is owed is the same
+		return false, nil
 	}
 	l.owed[o.Service] = o
 	return true, l.save()

@@ -50,12 +50,14 @@ func (o *overlay) stat(p string) (node, error) {
 	if ok {
 		return n, nil
 	}
-	info, err := o.disk.Stat(p)
-	if errors.Is(err, fs.ErrNotExist) {
-		info, err = o.disk.Lstat(p) // a link that leads nowhere is not nothing
-		if errors.Is(err, fs.ErrNotExist) {
-			return o.keep(p, node{}), nil
+	info, err := o.disk.Lstat(p)
+	if err == nil && info.Kind == disk.Symlink {
+		if led, errLed := o.disk.Stat(p); !errors.Is(errLed, fs.ErrNotExist) {
+			info, err = led, errLed // else the link itself: one that leads nowhere is not nothing
 		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return o.keep(p, node{}), nil
 	}
 	if err != nil {
 		return node{}, err

@@ -33,6 +33,13 @@ type Service interface {
 	ServiceName() string // as operators call it: "postgresql"
 }
 
+// A Reader is a service that knows which files it runs with. A step that writes one of them comes before it, and owes it
+// what it owes to the services that name it in on_change, unless the step itself waits for the service.
+type Reader interface {
+	Service
+	Reads() []string // files, and folders with all that is in them
+}
+
 // A Target is a path that a step writes.
 type Target struct {
 	Path   string

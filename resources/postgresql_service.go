@@ -41,6 +41,10 @@ func (c postgresqlConverger) converge(ctx context.Context, h *engine.Host) error
 		return err
 	}
 	owed, isOwed := h.Owed()
+	if isOwed && owed.Action == engine.Reload && !h.Acted() {
+		// A reload that is not needed does no harm; one that is missed, because a clock was set back, would.
+		ev.stale = append([]string{owed.Reason}, ev.stale...)
+	}
 	if len(ev.stale) == 0 && len(ev.restart) == 0 {
 		if isOwed {
 			h.Paid()
@@ -50,15 +54,18 @@ func (c postgresqlConverger) converge(ctx context.Context, h *engine.Host) error
 	if h.Acted() && len(ev.stale) > 0 {
 		return c.refuse(conf, fmt.Errorf("postgresql was told to read its files again and did not take them: %s%s", strings.Join(ev.stale, "; "), ev.problemsText()))
 	}
-	if err := c.wouldStart(ctx, h, conf); err != nil {
-		return err
+	most, _ := h.Allowed()
+	if len(ev.stale) > 0 || c.needsRestart(ev) && most >= engine.Restart {
+		if err := c.wouldStart(ctx, h, conf); err != nil {
+			return err
+		}
 	}
-	reason := strings.Join(slices.Concat(ev.stale, ev.restart), "; ")
-	if isOwed && len(ev.stale) > 0 {
-		reason = owed.Reason + "; " + reason
-	}
-	c.decide(h, ev, reason, conf)
+	c.decide(h, ev, strings.Join(slices.Concat(ev.stale, ev.restart), "; "), conf)
 	return nil
+}
+
+func (c postgresqlConverger) needsRestart(ev evidence) bool {
+	return c.action == "restart" || len(ev.restart) > 0 && c.action != "reload"
 }
 
 // decide stages the least that makes the changes count. What has to wait stays owed.
@@ -66,15 +73,14 @@ func (c postgresqlConverger) decide(h *engine.Host, ev evidence, reason string, 
 	restart := func(ctx context.Context) error { return c.restart(ctx, conf) }
 	reload := func(ctx context.Context) error { return c.reload(ctx, conf) }
 	most, why := h.Allowed()
-	needsRestart := c.action == "restart" || len(ev.restart) > 0 && c.action != "reload"
 	switch {
-	case needsRestart && most >= engine.Restart:
+	case c.needsRestart(ev) && most >= engine.Restart:
 		c.act(h, engine.Restart, reason, restart)
-	case needsRestart:
+	case c.needsRestart(ev):
 		if len(ev.stale) > 0 && most >= engine.Reload && !h.Acted() {
 			c.act(h, engine.Reload, reason, reload)
 		}
-		h.Defer(c.service, engine.Restart, strings.Join(ev.restart, "; ")+"; "+why)
+		h.Defer(c.service, engine.Restart, strings.Join(ev.restart, "; "), why)
 	case len(ev.stale) > 0:
 		c.act(h, engine.Reload, reason, reload)
 	}
@@ -83,8 +89,8 @@ func (c postgresqlConverger) decide(h *engine.Host, ev evidence, reason string, 
 // waitForStart is about a server that is down or on its way: its files are converged, and it will read them when it
 // starts. They must be such that it can.
 func (c postgresqlConverger) waitForStart(ctx context.Context, h *engine.Host, conf *postgres.Conf, proc postgres.Process) error {
-	_, owed := h.Owed()
-	if !owed {
+	owed, is := h.Owed()
+	if !is {
 		return nil
 	}
 	if err := c.wouldStart(ctx, h, conf); err != nil {
@@ -97,7 +103,7 @@ func (c postgresqlConverger) waitForStart(ctx context.Context, h *engine.Host, c
 		}})
 		return nil
 	}
-	h.Defer(c.service, engine.Reload, fmt.Sprintf("postgresql is %s: it reads its files when it starts, and the next run sees to it", proc.Phase))
+	h.Defer(c.service, engine.Reload, owed.Reason, fmt.Sprintf("postgresql is %s: it reads its files when it starts, and the next run sees to it", proc.Phase))
 	return nil
 }
 
@@ -158,7 +164,7 @@ func (c postgresqlConverger) reload(ctx context.Context, conf *postgres.Conf) er
 		if err != nil {
 			return c.refuse(conf, err)
 		}
-		if now.Loaded.After(before.Loaded) {
+		if !now.Loaded.Equal(before.Loaded) {
 			return nil
 		}
 		if time.Now().After(deadline) {
@@ -268,7 +274,7 @@ func newerFiles(h *engine.Host, files []string, loaded time.Time) ([]string, err
 		if err != nil {
 			return nil, err
 		}
-		if st.Staged || st.Changed.After(loaded) {
+		if st.Staged || st.Changed.After(loaded) || loaded.After(h.Now().Add(time.Minute)) {
 			newer = append(newer, path.Base(f)+" is newer than what the server has read")
 		}
 	}

@@ -138,7 +138,7 @@ func (s *ServiceReload) Converge(ctx context.Context, h *engine.Host) error {
 // act stages a reload or a restart, if this run may cause it, and else leaves it owed.
 func (s *ServiceReload) act(h *engine.Host, want engine.Disruption, reason string, do func(context.Context) error) {
 	if most, why := h.Allowed(); want > most {
-		h.Defer(s.service, want, reason+"; "+why)
+		h.Defer(s.service, want, reason, why)
 		return
 	}
 	kind := engine.OpReload

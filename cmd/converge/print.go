@@ -204,6 +204,9 @@ func (p *printer) failures(list []engine.Failure) {
 func (p *printer) owed(list []engine.Owed) {
 	for _, o := range list {
 		p.linef("%s", p.paint(yellow, fmt.Sprintf("Owed: %s of %s since %s: %s", o.Action, o.Service, o.Since.Local().Format("2006-01-02 15:04"), o.Reason)))
+		if o.Waits != "" {
+			p.linef("    %s", o.Waits)
+		}
 	}
 }
 
