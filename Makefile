@@ -1,0 +1,66 @@
+# converge: what a newcomer does with the source. Every target installs what it needs, and says so.
+
+VERSION ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),$(shell cat VERSION 2>/dev/null),devel)
+PREFIX  ?= /usr/local
+DESTDIR ?=
+
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.1
+LDFLAGS     = -s -w -X main.version=$(VERSION)
+
+export CGO_ENABLED = 0
+
+# The version comes from git describe; go itself would refuse a clone that belongs to somebody else.
+export GOFLAGS := $(GOFLAGS) -buildvcs=false
+
+# The go command has to be there before any of these is made.
+ifneq ($(filter-out help clean,$(MAKECMDGOALS)),)
+export PATH := $(or $(shell sh fixtures/go.sh),$(error there is no go command)):$(PATH)
+endif
+
+.PHONY: help build test check bench matrix demo install clean servers tools
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+
+build: ## build bin/converge
+	@mkdir -p bin
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/converge ./cmd/converge
+	@bin/converge version
+
+test: tools servers ## run every test, with real PostgreSQL servers of every major version (as root: all of it)
+	go test -timeout 15m ./...
+
+check: ## gofmt, go vet, staticcheck, the house rules, the recipes' form and the documentation
+	@unformatted=$$(gofmt -l cmd engine fixtures recipes resources); test -z "$$unformatted" || \
+		{ echo "gofmt -w would change:"; echo "$$unformatted"; exit 1; }
+	go vet ./...
+	go run $(STATICCHECK) ./...
+	go test -count=1 -run '^TestHouse' ./cmd/converge
+	go test -count=1 -run '^TestReference' ./engine/recipe ./resources
+	go run ./cmd/converge fmt --check recipes
+	go run ./cmd/converge validate
+
+bench: tools servers ## measure speed; docs/performance.md says what the figures mean
+	go test -run '^$$' -bench . -timeout 30m ./...
+
+matrix: tools servers ## do the main job on PostgreSQL 10 to 18
+	go test -count=1 -v -timeout 15m ./fixtures/matrix/...
+
+demo: build ## plan, apply, status and psql on a throw-away PostgreSQL; needs root, changes nothing on the machine
+	bash fixtures/demo/demo.sh bin/converge
+
+install: build ## put converge into $(PREFIX)/bin
+	install -D -m 0755 bin/converge $(DESTDIR)$(PREFIX)/bin/converge
+
+clean: ## remove what build has made
+	rm -rf bin dist
+
+# The programs that tests call.
+tools:
+	@sh fixtures/need.sh git:git openssl:openssl psql:postgresql-client pg_ctlcluster:postgresql-common \
+		'/usr/lib/postgresql/*/bin/postgres:postgresql' strace:strace ip:iproute2 unshare:util-linux mount:mount \
+		setfacl:acl setfattr:attr mkfs.ext4:e2fsprogs chattr:e2fsprogs npm:npm
+
+# The PostgreSQL servers that tests run.
+servers: tools
+	@go run ./fixtures/pgserver/install >/dev/null
