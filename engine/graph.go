@@ -81,12 +81,12 @@ func NewGraph(blocks []*recipe.Block, types []Type) (*Graph, hcl.Diagnostics) {
 			targets:  map[string]Target{},
 			known:    map[*Step]bool{},
 		}
-		for _, ref := range b.After {
-			s.follow(byAddress[ref.To], Reference, "")
-		}
 		for _, ref := range b.OnChange {
 			changed := byAddress[ref.To]
 			s.takeUp(changed)
+		}
+		for _, ref := range b.After {
+			s.follow(byAddress[ref.To], Reference, "")
 		}
 		byAddress[b.Address] = s
 		g.Steps = append(g.Steps, s)

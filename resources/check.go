@@ -235,7 +235,7 @@ func inMemory(name string, content []byte) (*os.File, error) {
 		return nil, fmt.Errorf("memfd: %w", err)
 	}
 	file := os.NewFile(uintptr(fd), name)
-	if _, err := file.Write(content); err == nil {
+	if _, err = file.Write(content); err == nil {
 		_, err = file.Seek(0, 0)
 	}
 	if err != nil {

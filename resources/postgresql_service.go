@@ -1,6 +1,7 @@
 package resources
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -80,7 +81,7 @@ func (c postgresqlConverger) decide(h *engine.Host, ev evidence, reason string, 
 		if len(ev.stale) > 0 && most >= engine.Reload && !h.Acted() {
 			c.act(h, engine.Reload, reason, reload)
 		}
-		h.Defer(c.service, engine.Restart, strings.Join(ev.restart, "; "), why)
+		h.Defer(c.service, engine.Restart, cmp.Or(strings.Join(ev.restart, "; "), reason), why)
 	case len(ev.stale) > 0:
 		c.act(h, engine.Reload, reason, reload)
 	}

@@ -273,7 +273,9 @@ func (a *app) graphOf(sources []recipe.Source, site resources.Site) (*engine.Gra
 		return nil, nil, err
 	}
 	scope := recipe.Scope{Environment: site.Environment, Node: site.Node, Vars: vars}
+	scope.Missing = map[string]string{"postgresql": "which only nodes with a database have, and this node is " + site.Node.Role + ". Give the block that uses it the roles " + strings.Join(databaseRoles, ", ") + "."}
 	if site.Server != nil {
+		scope.Missing = nil
 		scope.Values = map[string]cty.Value{"postgresql": resources.Values(site.Server)}
 	}
 	program, more := loaded.For(scope)

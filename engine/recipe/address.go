@@ -42,9 +42,6 @@ func (a Address) Compare(b Address) int {
 	return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Key, b.Key))
 }
 
-// whole is the address of the block that an instance belongs to.
-func (a Address) whole() Address { return Address{Type: a.Type, Name: a.Name} }
-
 // checkLabel says what is wrong with the name of a block, a variable or a window.
 func checkLabel(label string) error {
 	const form = "a name has letters, digits, _ and -, begins with a letter or _, and has at most 63 bytes"

@@ -14,6 +14,7 @@ type evaluation struct {
 	recipe    *Recipe
 	role      string
 	roots     map[string]cty.Value
+	missing   map[string]string    // top-level names that this node does not have, and why
 	variables map[string]cty.Value // without those that have no usable value
 	locals    map[string]*localState
 	blocks    map[Address]*blockState // of this role
@@ -28,13 +29,14 @@ type localState struct {
 	value  cty.Value
 	known  bool
 	refs   []Address
-	absent *absence // it needs a block that is not for this role, which matters only to those who use it
+	absent *absence // it needs what is not on this node, which matters only to those who use it
 }
 
-// An absence is a reference to a block that is not for this role.
+// An absence is a reference to a block that is not for this role, or to a name that this node does not have.
 type absence struct {
 	place hcl.Range
-	block *Declaration
+	what  string // "server_key.postgresql", or "postgresql"
+	why   string
 }
 
 // A blockState is a block's instances once they are evaluated.
@@ -90,6 +92,9 @@ func (e *evaluation) absentIn(l *local) *absence {
 		if u.wrong || len(u.steps) < 2 {
 			continue
 		}
+		if why := e.missing[u.root()]; why != "" {
+			return &absence{place: u.place(), what: u.root(), why: why}
+		}
 		name, _ := stepName(u.steps[1])
 		if u.root() == "local" {
 			if s := e.locals[name]; s.absent != nil {
@@ -98,7 +103,7 @@ func (e *evaluation) absentIn(l *local) *absence {
 		}
 		address := Address{Type: u.root(), Name: name}
 		if d := e.recipe.declared[address]; d != nil && e.blocks[address] == nil {
-			return &absence{place: u.place(), block: d}
+			return &absence{place: u.place(), what: address.String(), why: e.notHere(d)}
 		}
 	}
 	return nil

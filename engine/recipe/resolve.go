@@ -89,6 +89,10 @@ func (e *evaluation) resolveUse(u *use, each *eachPair, n *names) bool {
 	case e.recipe.kinds[root] != nil:
 		return e.resolveBlock(u, Address{Type: root, Name: name}, each, n)
 	}
+	if why := e.missing[root]; why != "" {
+		e.report(mistake(u.steps[0].SourceRange(), "Not on this node", "This uses %s, %s", root, why))
+		return false
+	}
 	value, known := e.roots[root]
 	if !known {
 		e.report(mistake(u.steps[0].SourceRange(), "Unknown name", "There is no %q here.%s", root, suggestion(root, e.rootNames())))
@@ -105,7 +109,7 @@ func (e *evaluation) rootNames() []string {
 func (e *evaluation) resolveLocal(u *use, name string, n *names) bool {
 	s := e.locals[name]
 	if s.absent != nil {
-		e.report(mistake(u.place(), "Block for other roles", "local.%s uses %s at %s, %s", name, s.absent.block.Address, at(s.absent.place), e.notHere(s.absent.block)))
+		e.report(mistake(u.place(), "Block for other roles", "local.%s uses %s at %s, %s", name, s.absent.what, at(s.absent.place), s.absent.why))
 		return false
 	}
 	if !s.known {

@@ -13,6 +13,7 @@ type Scope struct {
 	Environment *Environment         // never nil
 	Node        Node                 // its Role decides which blocks there are
 	Values      map[string]cty.Value // more top-level names, as "postgresql"; must not be var, local, each, environment, node or a block type
+	Missing     map[string]string    // top-level names that other nodes have, and why this one does not: "which ... ."; a local may use one as long as nothing here uses the local
 	Vars        map[string]string    // --var NAME=TEXT
 }
 
@@ -33,6 +34,7 @@ func (r *Recipe) For(scope Scope) (*Program, hcl.Diagnostics) {
 	e := &evaluation{
 		recipe: r, role: scope.Node.Role,
 		roots:     rootValues(scope),
+		missing:   scope.Missing,
 		variables: map[string]cty.Value{},
 		locals:    map[string]*localState{},
 		blocks:    map[Address]*blockState{},

@@ -184,7 +184,7 @@ func parseDays(words []string, given bool) ([]time.Weekday, error) {
 		words = known
 	}
 	if len(words) == 0 {
-		return nil, errors.New("The list is empty, so the window never opens: leave days out for every day")
+		return nil, errors.New("[] holds no day, so the window never opens: leave days out for every day")
 	}
 	var days []time.Weekday
 	for _, word := range words {

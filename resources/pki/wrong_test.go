@@ -156,13 +156,10 @@ func TestWrongKeysAndAuthorities(t *testing.T) {
 
 	// A forger knows the authority's certificate, so its names and key identifiers are his to write.
 	template, _ := leafTemplate(noon, ca, key, clientSpec())
-	forged, err := sign(rand.Reader, template, namesake.Certificate, key, namesakeKey)
-	if err != nil {
-		t.Fatal(err)
-	}
 	forgedTemplate := *namesake.Certificate
 	forgedTemplate.SubjectKeyId = ca.SubjectKeyId
-	if forged, err = sign(rand.Reader, template, &forgedTemplate, key, namesakeKey); err != nil {
+	forged, err := sign(rand.Reader, template, &forgedTemplate, key, namesakeKey)
+	if err != nil {
 		t.Fatal(err)
 	}
 	// What the cookbooks did: the server's key was the authority's.

@@ -438,10 +438,20 @@ func (t *trial) start(ctx context.Context) error {
 	return nil
 }
 
+var badValue = regexp.MustCompile(`(?m)\bparameter "([^"]+)"(?:: .*)?$`)
+
 var fullConfigLine = regexp.MustCompile(`(?:in|of)? ?(?:configuration )?file "/proc/self/fd/\d+",? line (\d+)`)
 
 // inOriginal says of which line of which file the program complains: the configuration in memory has one setting a line.
+// Of a bad value it names the setting only; the place is known here.
 func (t *trial) inOriginal(output string, config int) string {
+	output = badValue.ReplaceAllStringFunc(output, func(text string) string {
+		s, ok := t.conf.Get(badValue.FindStringSubmatch(text)[1])
+		if !ok {
+			return text
+		}
+		return fmt.Sprintf("%s (%s line %d)", text, s.File, s.Line)
+	})
 	return t.complaints(fullConfigLine.ReplaceAllStringFunc(output, func(place string) string {
 		m := fullConfigLine.FindStringSubmatch(place)
 		n, err := strconv.Atoi(m[1])
