@@ -94,8 +94,8 @@ func (confCheck) counts(h *engine.Host, f *FileBlock, conf *postgres.Conf) error
 			continue
 		}
 		by, _ := conf.Get(set.Name)
-		if by.File == set.File && by.Line >= first && by.Line <= last {
-			continue
+		if by.File == set.File && doc.blockAt(by.Line) != "" {
+			continue // of this block, or of another that the recipes declare: then that one is meant to count
 		}
 		remedy := "remove that line"
 		if path.Base(by.File) == "postgresql.auto.conf" {
@@ -182,14 +182,22 @@ func (d *document) linesOf(name string) (first, last int) {
 
 // owner says whose a line is.
 func (d *document) owner(line int) string {
+	if name := d.blockAt(line); name != "" {
+		return fmt.Sprintf(" (block %q)", name)
+	}
+	return " (not converge's)"
+}
+
+// blockAt returns the name of the block that a line stands in; "" for a line that is not ours.
+func (d *document) blockAt(line int) string {
 	n := 1
 	for _, s := range d.segments {
 		if n += s.lines; line < n {
-			if s.block == "" {
-				return " (not converge's)"
-			}
-			return fmt.Sprintf(" (block %q)", s.block)
+			return s.block
 		}
+	}
+	if last := len(d.segments) - 1; last >= 0 && line == n {
+		return d.segments[last].block // a last line without a newline
 	}
 	return ""
 }
