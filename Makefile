@@ -27,13 +27,14 @@ build: ## build bin/converge
 	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/converge ./cmd/converge
 	@bin/converge version
 
-test: tools servers ## run every test, with real PostgreSQL servers of every major version (as root: all of it)
-	go test -timeout 15m ./...
+test: tools servers ## run every test but the matrix, with real PostgreSQL servers (as root: all of it)
+	go test -timeout 15m $$(go list ./... | grep -v /fixtures/matrix)
 
 check: ## gofmt, go vet, staticcheck, the house rules, the recipes' form and the documentation
 	@unformatted=$$(gofmt -l cmd engine fixtures recipes resources); test -z "$$unformatted" || \
 		{ echo "gofmt -w would change:"; echo "$$unformatted"; exit 1; }
 	go vet ./...
+	go vet -tags bench,faultpoints ./...
 	go run $(STATICCHECK) ./...
 	go test -count=1 -run '^TestHouse' ./cmd/converge
 	go test -count=1 -run '^TestReference' ./engine/recipe ./resources
@@ -41,7 +42,8 @@ check: ## gofmt, go vet, staticcheck, the house rules, the recipes' form and the
 	go run ./cmd/converge validate
 
 bench: tools servers ## measure speed; docs/performance.md says what the figures mean
-	go test -run '^$$' -bench . -timeout 30m ./...
+	go test -tags bench -count=1 -run '^TestTable$$' -v -timeout 15m ./fixtures/bench
+	go test -run '^$$' -bench . -timeout 30m ./engine/... ./resources/...
 
 matrix: tools servers ## do the main job on PostgreSQL 10 to 18
 	go test -count=1 -v -timeout 15m ./fixtures/matrix/...
