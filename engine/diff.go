@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/aymanbagabas/go-udiff"
@@ -104,20 +105,25 @@ const (
 // A secretPattern is something that must not be shown of a text, from postgresql.conf, pg_hba.conf, connection strings and
 // PEM files. Its first group stays, the rest is masked.
 type secretPattern struct {
-	pattern *regexp.Regexp
+	pattern func() *regexp.Regexp
 	hints   []string // in lower case: a text without any of them cannot match; none: it always may
 }
 
 var (
 	secretWords    = []string{"passw", "passphrase", "secret", "token", "apikey", "api_key", "pgpass"}
 	secretPatterns = []secretPattern{
-		{regexp.MustCompile(`(-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----)(?s:.*?)(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\z)`), []string{"private key"}},
-		{regexp.MustCompile(`(?i)([\w.-]*` + secretWord + `[\w.-]*["']?\s*(?:=>|[=:])\s*)(?:"(?:[^"\n]|"")*"?|'(?:[^'\n]|'')*'?|[^\s,;'"]+)`), secretWords},
-		{regexp.MustCompile(`(?i)(\b[\w.-]*` + secretWord + `\b[ \t]+)[^=:\s][^\n]*`), secretWords},
-		{regexp.MustCompile(`(?i)(\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@]+@`), []string{"://"}},
-		{regexp.MustCompile(`(?m)(^|[\s"'=:])(?:[A-Za-z0-9+/]{64,}={0,2}|(?:[0-9a-fA-F]{2}){32,})`), nil},
+		{lazily(`(-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----)(?s:.*?)(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\z)`), []string{"private key"}},
+		{lazily(`(?i)([\w.-]*` + secretWord + `[\w.-]*["']?\s*(?:=>|[=:])\s*)(?:"(?:[^"\n]|"")*"?|'(?:[^'\n]|'')*'?|[^\s,;'"]+)`), secretWords},
+		{lazily(`(?i)(\b[\w.-]*` + secretWord + `\b[ \t]+)[^=:\s][^\n]*`), secretWords},
+		{lazily(`(?i)(\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@]+@`), []string{"://"}},
+		{lazily(`(?m)(^|[\s"'=:])(?:[A-Za-z0-9+/]{64,}={0,2}|(?:[0-9a-fA-F]{2}){32,})`), nil},
 	}
 )
+
+// lazily compiles a pattern when it is first wanted: most runs want none, and every run would wait for all.
+func lazily(pattern string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(pattern) })
+}
 
 // Redact masks what may be a secret in a text that is about to be shown: the values of words such as password, the
 // passwords of URLs, private keys in PEM, and long runs of base64 or hex.
@@ -125,7 +131,7 @@ func Redact(s string) string {
 	lower := strings.ToLower(s)
 	for _, p := range secretPatterns {
 		if p.mayMatch(lower) {
-			s = p.pattern.ReplaceAllString(s, "${1}"+masked)
+			s = p.pattern().ReplaceAllString(s, "${1}"+masked)
 		}
 	}
 	return s

@@ -2,7 +2,6 @@ package resources
 
 import (
 	"path"
-	"regexp"
 	"strings"
 	"time"
 
@@ -77,16 +76,10 @@ func inside(p, dir string) bool {
 	return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
 }
 
-// userName is what an account may be called: what Debian's adduser and shadow take, and capital letters besides.
-var userName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,31}$`)
-
 // checkUserName refuses names that no account should have, before any of them reaches a path or a certificate.
 func checkUserName(name string, at hcl.Range, b recipe.Block) hcl.Diagnostics {
-	switch {
-	case name == "root":
-		return hcl.Diagnostics{mistake(at, b, "Invalid user", "root gets no client key: whoever has it could log in as the role root from any host. Name the user who connects.")}
-	case !userName.MatchString(name):
-		return hcl.Diagnostics{mistake(at, b, "Invalid user", "%q cannot be the name of a user: a name has 1 to 32 letters, digits, _, - and dots, and begins with a letter or _.", name)}
+	if err := recipe.CheckUser(name); err != nil {
+		return hcl.Diagnostics{mistake(at, b, "Invalid user", "A client key needs a user, and %s.", err)}
 	}
 	return nil
 }

@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"sort"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -165,14 +166,19 @@ const (
 	RestartTimeout = 120 * time.Second
 )
 
-var secrets = regexp.MustCompile(`(?i)(password\s*(?:=|\s)\s*)('(?:[^']|'')*'|"[^"]*"|[^\s,;)]+)` +
+var secrets = lazily(`(?i)(password\s*(?:=|\s)\s*)('(?:[^']|'')*'|"[^"]*"|[^\s,;)]+)` +
 	`|(scram-sha-256\$)[^\s'"]+` +
 	`|(\bmd5)[0-9a-f]{32}\b` +
 	`|(postgres(?:ql)?://[^\s:@/]*:)[^\s@]+(?:@)`)
 
 // redact takes passwords, verifiers and keys out of a text that goes into an error.
 func redact(text string) string {
-	return privateKeys.ReplaceAllString(secrets.ReplaceAllString(text, "${1}${3}${4}${5}***"), "*** private key ***")
+	return privateKeys().ReplaceAllString(secrets().ReplaceAllString(text, "${1}${3}${4}${5}***"), "*** private key ***")
 }
 
-var privateKeys = regexp.MustCompile(`(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\z)`)
+var privateKeys = lazily(`(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\z)`)
+
+// lazily compiles a pattern when it is first wanted: most runs want none, and every run would wait for all.
+func lazily(pattern string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(pattern) })
+}

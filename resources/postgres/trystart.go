@@ -84,7 +84,7 @@ type trial struct {
 }
 
 // The settings that decide whether TLS and authentication load. All others are checked by name and value only.
-var trialSettings = regexp.MustCompile(`^(ssl.*|krb_.*|gss_.*|db_user_namespace|oauth_.*|password_encryption)$`)
+var trialSettings = lazily(`^(ssl.*|krb_.*|gss_.*|db_user_namespace|oauth_.*|password_encryption)$`)
 
 // Settings that name a file for TLS, with what they are when nothing sets them.
 var tlsFiles = []struct{ name, otherwise string }{
@@ -196,8 +196,8 @@ func (t *trial) confFile(setting, otherwise string) string {
 
 // References in pg_hba.conf: @file, and from 16 on include lines. Taking too many for one does no harm.
 var (
-	atReference      = regexp.MustCompile(`@"?([^\s,"#]+)`)
-	includeReference = regexp.MustCompile(`(?m)^[ \t]*"?include(?:_if_exists|_dir)?"?[ \t]+"?([^\s"#]+)`)
+	atReference      = lazily(`@"?([^\s,"#]+)`)
+	includeReference = lazily(`(?m)^[ \t]*"?include(?:_if_exists|_dir)?"?[ \t]+"?([^\s"#]+)`)
 )
 
 // copyReferred copies a file to the tree, and the relative ones that it refers to.
@@ -219,7 +219,7 @@ func (t *trial) copyReferred(file string, seen map[string]bool) error {
 	if err := t.copy(file, content); err != nil {
 		return err
 	}
-	for _, pattern := range []*regexp.Regexp{atReference, includeReference} {
+	for _, pattern := range []*regexp.Regexp{atReference(), includeReference()} {
 		for _, m := range pattern.FindAllSubmatch(content, -1) {
 			if name := string(m[1]); !path.IsAbs(name) {
 				if err := t.copyReferred(besides(file, name), seen); err != nil {
@@ -292,7 +292,7 @@ func (t *trial) settings() error {
 	for _, s := range t.conf.Settings {
 		line := quoteSetting(s.Name, s.Value)
 		all.WriteString(line)
-		if trialSettings.MatchString(foldName(s.Name)) {
+		if trialSettings().MatchString(foldName(s.Name)) {
 			start.WriteString(line)
 		}
 	}
@@ -438,22 +438,22 @@ func (t *trial) start(ctx context.Context) error {
 	return nil
 }
 
-var badValue = regexp.MustCompile(`(?m)\bparameter "([^"]+)"(?:: .*)?$`)
+var badValue = lazily(`(?m)\bparameter "([^"]+)"(?:: .*)?$`)
 
-var fullConfigLine = regexp.MustCompile(`(?:in|of)? ?(?:configuration )?file "/proc/self/fd/\d+",? line (\d+)`)
+var fullConfigLine = lazily(`(?:in|of)? ?(?:configuration )?file "/proc/self/fd/\d+",? line (\d+)`)
 
 // inOriginal says of which line of which file the program complains: the configuration in memory has one setting a line.
 // Of a bad value it names the setting only; the place is known here.
 func (t *trial) inOriginal(output string, config int) string {
-	output = badValue.ReplaceAllStringFunc(output, func(text string) string {
-		s, ok := t.conf.Get(badValue.FindStringSubmatch(text)[1])
+	output = badValue().ReplaceAllStringFunc(output, func(text string) string {
+		s, ok := t.conf.Get(badValue().FindStringSubmatch(text)[1])
 		if !ok {
 			return text
 		}
 		return fmt.Sprintf("%s (%s line %d)", text, s.File, s.Line)
 	})
-	return t.complaints(fullConfigLine.ReplaceAllStringFunc(output, func(place string) string {
-		m := fullConfigLine.FindStringSubmatch(place)
+	return t.complaints(fullConfigLine().ReplaceAllStringFunc(output, func(place string) string {
+		m := fullConfigLine().FindStringSubmatch(place)
 		n, err := strconv.Atoi(m[1])
 		if err != nil || n < 1 || n > len(t.conf.Settings) {
 			return place
