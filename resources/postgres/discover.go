@@ -33,10 +33,13 @@ func Discover(files Files, o Override) (*Server, error) {
 		data := conf.Value("data_directory", path.Dir(o.ConfigFile))
 		return d.server(candidate{data: data, config: o.ConfigFile, layout: LayoutGiven})
 	}
-	for _, set := range [][]candidate{ofLayout(found, LayoutDB), ofLayout(found, LayoutDebian), d.running()} {
-		if set = d.wanted(set); len(set) > 0 {
+	for _, layout := range []Layout{LayoutDB, LayoutDebian} {
+		if set := d.wanted(ofLayout(found, layout)); len(set) > 0 {
 			return d.pick(set)
 		}
+	}
+	if set := d.wanted(d.running()); len(set) > 0 {
+		return d.pick(set)
 	}
 	return nil, d.none(found)
 }
