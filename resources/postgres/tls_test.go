@@ -350,7 +350,7 @@ func TestTryStartStaged(t *testing.T) {
 		t.Errorf("a staged broken rule: %v", err)
 	}
 	staged.content = map[string]string{ps.ConfigFile: "ssl = on\nprimary_conninfo = 'password=hunter2'\nwork_mem = x\n"}
-	if err := s.TryStart(t.Context(), staged); err == nil || strings.Contains(err.Error(), "hunter2") || !strings.HasSuffix(err.Error(), `invalid value for parameter "work_mem": "x"`) {
+	if err := s.TryStart(t.Context(), staged); err == nil || strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(), `invalid value for parameter "work_mem": "x"`) {
 		t.Errorf("a staged wrong value: %v", err)
 	}
 	trial := trial{server: s, files: Root("/")}

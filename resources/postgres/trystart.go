@@ -84,7 +84,7 @@ type trial struct {
 }
 
 // The settings that decide whether TLS and authentication load. All others are checked by name and value only.
-var trialSettings = lazily(`^(ssl.*|krb_.*|gss_.*|db_user_namespace|oauth_.*|password_encryption)$`)
+var trialSettings = lazily(`^(ssl.*|krb_.*|gss_.*|db_user_namespace|oauth_.*|password_encryption|shared_preload_libraries|dynamic_library_path|.*\..*)$`)
 
 // Settings that name a file for TLS, with what they are when nothing sets them.
 var tlsFiles = []struct{ name, otherwise string }{
