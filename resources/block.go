@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"converge/engine"
@@ -13,10 +15,52 @@ import (
 
 // A document is a text file with marked blocks in it: ours, and all the rest, which belongs to others and of which every
 // byte is kept.
+//
+// A document does not change: an edit makes another one. Those that grow at the end, block by block, share their array
+// and their index, so that a thousand blocks do not cost a thousand copies.
 type document struct {
-	eol      string // "\n" or "\r\n": what most lines end with
-	segments []*segment
-	blocks   map[string]int // index in segments; nil once the document was changed
+	eol         string // "\n" or "\r\n": what most lines end with
+	segments    []*segment
+	size, lines int    // of all segments: bytes and newlines
+	first, last int    // the first and the last segment that is somebody else's line: -1 without one
+	index       *index // nil: not made for this document
+}
+
+// An index says where the blocks are, for all documents that share an array.
+type index struct {
+	blocks map[string]int
+	used   int // how many places of the array are taken, by whichever document
+}
+
+func newDocument(eol string, segments []*segment) *document {
+	d := &document{eol: eol, first: -1, last: -1, segments: segments}
+	for i, s := range segments {
+		d.count(i, s)
+	}
+	return d
+}
+
+// count adds a segment to what is known of all.
+func (d *document) count(i int, s *segment) {
+	d.size += len(s.text)
+	d.lines += s.lines
+	if s.block == "" && !s.bare {
+		if d.first < 0 {
+			d.first = i
+		}
+		d.last = i
+	}
+}
+
+// indexed says where the blocks are.
+func indexed(segments []*segment) *index {
+	x := &index{blocks: make(map[string]int, len(segments)), used: len(segments)}
+	for i, s := range segments {
+		if s.block != "" {
+			x.blocks[s.block] = i
+		}
+	}
+	return x
 }
 
 // A segment is a run of lines.
@@ -50,9 +94,13 @@ func parseDocument(text []byte, comment string) (*document, error) {
 	if err := checkText(text); err != nil {
 		return nil, err
 	}
-	d := &document{eol: lineEnding(text), blocks: map[string]int{}}
-	marker := regexp.MustCompile(`^` + regexp.QuoteMeta(comment) + ` (BEGIN|END) converge (\S+)$`)
-	other := regexp.MustCompile(`^\s*` + regexp.QuoteMeta(comment) + `+\s*(BEGIN|END)\b\s*(.*)$`)
+	var segments []*segment
+	marker := sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^` + regexp.QuoteMeta(comment) + ` (BEGIN|END) converge (\S+)$`)
+	})
+	other := sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^\s*` + regexp.QuoteMeta(comment) + `+\s*(BEGIN|END)\b\s*(.*)$`)
+	})
 	var start, open, openLine int
 	var openName, foreign string
 	begun := map[string]int{}
@@ -60,10 +108,14 @@ func parseDocument(text []byte, comment string) (*document, error) {
 	for l := range strings.Lines(string(text)) {
 		n++
 		bare := strings.TrimRight(l, "\r\n")
-		m := marker.FindStringSubmatch(bare)
+		if !strings.Contains(bare, "BEGIN") && !strings.Contains(bare, "END") {
+			at += len(l)
+			continue
+		}
+		m := marker().FindStringSubmatch(bare)
 		switch {
 		case m == nil:
-			if o := other.FindStringSubmatch(bare); o != nil {
+			if o := other().FindStringSubmatch(bare); o != nil {
 				if strings.HasPrefix(o[2], "converge ") {
 					return nil, fmt.Errorf("line %d is almost, but not quite, a marker of converge (%q): restore it or remove the block", n, bare)
 				}
@@ -77,7 +129,7 @@ func parseDocument(text []byte, comment string) (*document, error) {
 			return nil, fmt.Errorf("line %d begins block %q inside the block %q of another tool, which would wipe it out: move it out of there", n, m[2], foreign)
 		case m[1] == "BEGIN":
 			if at > start {
-				d.segments = append(d.segments, newSegment(string(text[start:at]), "", comment))
+				segments = append(segments, newSegment(string(text[start:at]), "", comment))
 			}
 			open, openLine, openName = at, n, m[2]
 			begun[m[2]] = n
@@ -85,8 +137,7 @@ func parseDocument(text []byte, comment string) (*document, error) {
 			return nil, fmt.Errorf("line %d ends block %q, which has not begun: restore its BEGIN marker, or remove the line", n, m[2])
 		default:
 			end := at + len(l)
-			d.blocks[openName] = len(d.segments)
-			d.segments = append(d.segments, newSegment(string(text[open:end]), openName, comment))
+			segments = append(segments, newSegment(string(text[open:end]), openName, comment))
 			start, openName = end, ""
 		}
 		at += len(l)
@@ -95,8 +146,10 @@ func parseDocument(text []byte, comment string) (*document, error) {
 		return nil, fmt.Errorf("block %q begins in line %d and does not end: restore its END marker, or remove the BEGIN line", openName, openLine)
 	}
 	if at > start {
-		d.segments = append(d.segments, newSegment(string(text[start:at]), "", comment))
+		segments = append(segments, newSegment(string(text[start:at]), "", comment))
 	}
+	d := newDocument(lineEnding(text), segments)
+	d.index = indexed(segments)
 	return d, nil
 }
 
@@ -167,8 +220,9 @@ const (
 
 // find returns the index of a block's segment, or -1.
 func (d *document) find(name string) int {
-	if d.blocks != nil {
-		if i, ok := d.blocks[name]; ok {
+	if d.index != nil {
+		i, ok := d.index.blocks[name]
+		if ok && i < len(d.segments) && d.segments[i].block == name {
 			return i
 		}
 		return -1
@@ -183,16 +237,10 @@ func (d *document) find(name string) int {
 
 // rightPlace says whether a segment stands where its block belongs.
 func (d *document) rightPlace(i int, where position) bool {
-	others := d.segments[:i]
 	if where == bottom {
-		others = d.segments[i+1:]
+		return d.last < i
 	}
-	for _, s := range others {
-		if s.block == "" && !s.bare {
-			return false
-		}
-	}
-	return true
+	return d.first < 0 || d.first > i
 }
 
 // blockText is a block with its markers, in the document's line endings. The last line has no newline when final is
@@ -289,6 +337,9 @@ func (d *document) removeAt(i int) edit {
 
 // splice replaces n segments from i on.
 func (d *document) splice(i, n int, fresh ...*segment) edit {
+	if i == len(d.segments) {
+		return d.grow(fresh)
+	}
 	s := engine.Splice{Line: 1}
 	for _, before := range d.segments[:i] {
 		s.Offset += len(before.text)
@@ -297,16 +348,36 @@ func (d *document) splice(i, n int, fresh ...*segment) edit {
 	for _, old := range d.segments[i : i+n] {
 		s.Removed += old.text
 	}
-	next := &document{eol: d.eol, segments: make([]*segment, 0, len(d.segments)-n+len(fresh))}
-	next.segments = append(next.segments, d.segments[:i]...)
+	segments := make([]*segment, 0, len(d.segments)-n+len(fresh))
+	segments = append(segments, d.segments[:i]...)
 	for _, f := range fresh {
 		if f.text != "" {
 			s.Inserted += f.text
-			next.segments = append(next.segments, f)
+			segments = append(segments, f)
 		}
 	}
-	next.segments = append(next.segments, d.segments[i+n:]...)
-	return edit{splice: s, next: next}
+	segments = append(segments, d.segments[i+n:]...)
+	return edit{splice: s, next: newDocument(d.eol, segments)}
+}
+
+// grow adds segments at the end. The array is shared with d, unless another document has grown out of d before.
+func (d *document) grow(fresh []*segment) edit {
+	next := *d
+	if d.index == nil || d.index.used != len(d.segments) {
+		next.segments = slices.Clone(d.segments)
+		next.index = indexed(next.segments)
+	}
+	s := engine.Splice{Offset: d.size, Line: 1 + d.lines}
+	for _, f := range fresh {
+		s.Inserted += f.text
+		next.count(len(next.segments), f)
+		if f.block != "" {
+			next.index.blocks[f.block] = len(next.segments)
+		}
+		next.segments = append(next.segments, f)
+	}
+	next.index.used = len(next.segments)
+	return edit{splice: s, next: &next}
 }
 
 // text is the whole document.

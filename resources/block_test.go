@@ -1,6 +1,8 @@
 package resources
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 )
@@ -135,4 +137,59 @@ func FuzzBlock(f *testing.F) {
 			t.Fatalf("%q became %q", text, back)
 		}
 	})
+}
+
+// Documents that grow out of the same one do not disturb each other, whatever is done to them and in whichever order.
+func TestDocumentsDoNotChange(t *testing.T) {
+	type state struct {
+		doc  *document
+		text string
+	}
+	for seed := range uint64(50) {
+		random := rand.New(rand.NewPCG(seed, 0))
+		first, err := parseDocument([]byte("# a comment\na line of somebody\n"), "#")
+		if err != nil {
+			t.Fatal(err)
+		}
+		states := []state{{first, first.text()}}
+		for range 60 {
+			from := states[random.IntN(len(states))]
+			name := fmt.Sprintf("block%d", random.IntN(8))
+			edits := from.doc.setBlock("#", name, fmt.Sprint(random.IntN(3)), []position{top, bottom}[random.IntN(2)])
+			if random.IntN(4) == 0 {
+				edits = from.doc.removeBlock(name)
+			}
+			if len(edits) == 0 {
+				continue
+			}
+			states = append(states, state{edits[len(edits)-1].next, applyEdits(t, from.text, edits)})
+			for _, s := range states {
+				compareDocuments(t, s.doc, s.text)
+			}
+		}
+	}
+}
+
+// compareDocuments holds a document that came of edits against one that is read from its text.
+func compareDocuments(t *testing.T, d *document, text string) {
+	t.Helper()
+	read, err := parseDocument([]byte(text), "#")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.text() != text || d.size != read.size || d.lines != read.lines {
+		t.Fatalf("the document says %q (%d bytes, %d lines), its edits lead to %q", d.text(), d.size, d.lines, text)
+	}
+	for i := range 8 {
+		name := fmt.Sprintf("block%d", i)
+		at, want := d.find(name), read.find(name)
+		if (at < 0) != (want < 0) {
+			t.Fatalf("%s is found at %d, and at %d in %q", name, at, want, text)
+		}
+		for _, where := range []position{top, bottom} {
+			if at >= 0 && d.rightPlace(at, where) != read.rightPlace(want, where) {
+				t.Fatalf("the place of %s in %q is judged differently", name, text)
+			}
+		}
+	}
 }
