@@ -37,7 +37,7 @@ func (c postgresqlConverger) converge(ctx context.Context, h *engine.Host) error
 	if proc.Phase != postgres.Running {
 		return c.waitForStart(ctx, h, conf, proc)
 	}
-	ev, err := gather(ctx, h, c.server, conf)
+	ev, err := gather(ctx, h, c.site.Session, c.server, conf)
 	if err != nil {
 		return err
 	}
@@ -216,16 +216,14 @@ func (e evidence) problemsText() string {
 }
 
 // gather compares what the server shows with the files as the host has them, staged or written.
-func gather(ctx context.Context, h *engine.Host, s *postgres.Server, conf *postgres.Conf) (evidence, error) {
+func gather(ctx context.Context, h *engine.Host, session *Session, s *postgres.Server, conf *postgres.Conf) (evidence, error) {
 	var ev evidence
-	conn, err := s.Connect(ctx)
+	conn, facts, err := session.take(ctx, s)
 	if err != nil {
 		return ev, err
 	}
 	defer conn.Close(ctx)
-	if ev.facts, err = conn.Facts(ctx); err != nil {
-		return ev, err
-	}
+	ev.facts = facts
 	rules, err := conn.HBARules(ctx)
 	if err != nil {
 		return ev, err

@@ -23,6 +23,7 @@ type Site struct {
 	Node        recipe.Node
 	Addresses   []netip.Addr                     // of the host's interfaces, where no environment file says its address
 	WasRunning  bool                             // the server ran when this run began
+	Session     *Session                         // opened to it when this run began; nil when it did not run
 	Home        func(user string) (string, bool) // the home directory of an account, if there is one
 }
 

@@ -38,6 +38,7 @@ applied, once; when anything that it was made from has changed since, nothing is
 
 func (a *app) apply(cmd *cobra.Command, args []string, f runFlags) (*site, error) {
 	s, err := a.openSite(cmd.Context())
+	defer s.close()
 	if err != nil {
 		return s, err
 	}

@@ -18,6 +18,7 @@ func (a *app) graphCommand() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := a.openSite(cmd.Context())
+			defer s.close()
 			if err != nil {
 				return err
 			}

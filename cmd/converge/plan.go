@@ -58,6 +58,7 @@ func (a *app) planCommand() *cobra.Command {
 
 func (a *app) plan(cmd *cobra.Command, f runFlags) error {
 	s, err := a.openSite(cmd.Context())
+	defer s.close()
 	if err != nil {
 		return err
 	}

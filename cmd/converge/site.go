@@ -48,6 +48,13 @@ func (s *site) options() engine.Options {
 	return engine.Options{MaxDisruption: engine.Restart, Windows: s.windows, Inputs: s.inputs}
 }
 
+// close ends what the site holds open. A nil site holds nothing.
+func (s *site) close() {
+	if s != nil {
+		s.types.Session.Close(context.Background())
+	}
+}
+
 // databaseRoles are the roles of nodes with a PostgreSQL server.
 var databaseRoles = []string{"db_master", "db_replica", "solo"}
 
@@ -225,16 +232,12 @@ func (s *site) findServer(ctx context.Context) error {
 func (s *site) roleFits(ctx context.Context, proc postgres.Process) error {
 	standby := proc.Standby
 	if proc.Phase == postgres.Running {
-		conn, err := s.server.Connect(ctx)
+		session, err := resources.OpenSession(ctx, s.server)
 		if err != nil {
 			return err
 		}
-		defer conn.Close(ctx)
-		facts, err := conn.Facts(ctx)
-		if err != nil {
-			return err
-		}
-		standby = facts.InRecovery
+		s.types.Session = session
+		standby = session.Facts.InRecovery
 	}
 	switch {
 	case standby && s.node.Role != "db_replica":

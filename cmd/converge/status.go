@@ -57,6 +57,7 @@ func (a *app) status(cmd *cobra.Command) error {
 		return err
 	}
 	s, err := a.openSite(cmd.Context())
+	defer s.close()
 	if err != nil {
 		return err
 	}
