@@ -140,10 +140,25 @@ func Redact(s string) string {
 // mayMatch is a quick look: most texts hold nothing of the kind.
 func (p secretPattern) mayMatch(lower string) bool {
 	if p.hints == nil {
-		return len(lower) >= 64
+		return longRun(lower)
 	}
 	for _, h := range p.hints {
 		if strings.Contains(lower, h) {
+			return true
+		}
+	}
+	return false
+}
+
+// longRun tells whether 64 characters of base64 or hex follow one another.
+func longRun(lower string) bool {
+	run := 0
+	for i := 0; i < len(lower); i++ {
+		c := lower[i]
+		if run++; !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '+' || c == '/') {
+			run = 0
+		}
+		if run == 64 {
 			return true
 		}
 	}
