@@ -9,9 +9,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"syscall"
 )
 
@@ -20,10 +22,7 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 // run is main with its surroundings as arguments. It returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
 	syscall.Umask(0o077)
-	// Most runs are short and small, and would spend a tenth of their time on collecting garbage. Memory that is never
-	// touched, and so never there, lets the collector begin later.
-	ballast := make([]byte, 32<<20)
-	defer runtime.KeepAlive(ballast)
+	collectLater()
 	// A report that nobody reads must not end a run in the middle.
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := untilSignal(stderr)
@@ -32,6 +31,18 @@ func run(args []string, stdout, stderr io.Writer) int {
 	root := a.command()
 	root.SetArgs(args)
 	return a.exit(root.ExecuteContext(ctx))
+}
+
+// collectLater lets the garbage collector begin at 96 MB and go on as usual from there: most runs are short and small, and
+// would spend a tenth of their time on collecting what ends with them.
+func collectLater() {
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(96 << 20)
+	first := new([16]byte) // found dead by the first collection
+	runtime.SetFinalizer(first, func(*[16]byte) {
+		debug.SetGCPercent(100)
+		debug.SetMemoryLimit(math.MaxInt64)
+	})
 }
 
 // untilSignal ends the context at the first SIGINT, SIGTERM or SIGHUP: the step in hand is finished. The second one ends
