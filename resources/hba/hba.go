@@ -82,10 +82,10 @@ func Parse(src []byte, server Server, files Files) *File {
 	r := &reader{server: server, files: files, entries: make([]entry, 0, lines)}
 	r.file(files.Path, text, 0, &f.Lines)
 	f.Rules, f.refused = make([]Rule, 0, len(r.entries)), make([]bool, 0, len(r.entries))
-	var names slab[Name]
+	var kept keeping
 	for i := range r.entries {
 		e := &r.entries[i]
-		rule, message := e.rule(server, &names)
+		rule, message := e.rule(server, &kept)
 		f.refused = append(f.refused, message != "")
 		if message != "" {
 			f.Errors = append(f.Errors, Problem{File: e.file, Line: e.line, Message: message})
@@ -171,8 +171,12 @@ type Rule struct {
 	Warning string
 
 	network    network
-	clientcert string // the option's value as written; "" without one
+	clientcert string    // the option's value as written; "" without one
+	patterns   *patterns // nil without regular expressions
 }
+
+// patterns are the regular expressions of a rule, beside the names; nil for a name that is none, or for a column without any.
+type patterns struct{ databases, users []*regex }
 
 // A Name is one word of a database or user list.
 type Name struct {

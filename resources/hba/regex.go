@@ -3,16 +3,18 @@ package hba
 import (
 	"errors"
 	"strings"
-	"unicode/utf8"
 )
 
 // PostgreSQL compiles the regular expressions of names (16 and later) when it reads the file, and refuses a file with a bad
 // one. They are of its own kind, "advanced regular expressions" after Henry Spencer, whose grammar is in the chapter
-// "Pattern Matching" of the manual; this is that grammar, to know which ones are bad. It matches nothing.
+// "Pattern Matching" of the manual. This file is that grammar: it scans and parses a pattern, and says which ones are bad.
+// What comes of a good one is a language (regex_language.go) and, for back-references, a tree (regex_tree.go).
 //
-// Two limits. An expression that is good and too large for the server (((a{255}){255}){255}) is taken here. And characters
-// are those of UTF-8, as the view has them in such a database; when it loads the file the server looks at bytes, and takes
-// a few ranges of non-ASCII characters that the view refuses ([é-à]).
+// A character is a byte, as it is for the server when it loads the file and when somebody connects: it does not know yet
+// which encoding the names are in. Only the view, asked in a UTF-8 database, looks at characters; so it refuses [é-à], which
+// loads, and takes [[.é.]], which does not.
+//
+// A limit: an expression that is good and too large for the server (((a{255}){255}){255}) is taken here.
 
 // What PostgreSQL says of a bad expression.
 var (
@@ -73,42 +75,75 @@ const (
 	inCollating // value of the opening character in regexScanner.closer
 )
 
+// A regexScanner scans an expression and parses it on the way.
 type regexScanner struct {
-	s        []rune
+	s        []rune // the bytes of the pattern
 	pos      int
-	major    int
 	kind     regexKind
 	expanded bool
+	fold     bool // upper and lower case are the same
+	lineStop bool // . and [^a] do not match a newline
+	lineEnds bool // ^ and $ match at newlines as well
 	context  regexContext
 	closer   rune // ends [. [= [:
 	groups   int
-	done     map[int]bool // groups that are closed: a back-reference may name them
+	closed   map[int]*tree // groups that are closed: a back-reference may name them
 	depth    int
 
 	token int // the token at hand
 	value rune
 	last  int // the one before it
+
+	languages // made on the way
 }
 
-// checkRegex gives PostgreSQL's error for a pattern, nil when it is good.
-func checkRegex(pattern string, major int) (err error) {
+// parseRegex reads a pattern, and keeps what it makes of it in place. Its error is the one that PostgreSQL gives.
+func parseRegex(pattern string, place *slab[language]) (re *regex, err error) {
 	defer func() {
-		if e, ok := recover().(regexFault); ok {
-			err = e.error
+		if e := caught(recover()); e != nil {
+			re, err = nil, e
 		}
 	}()
-	r := &regexScanner{s: []rune(strings.ToValidUTF8(pattern, string(utf8.RuneError))), major: major, token: tNone, done: map[int]bool{}}
+	r := &regexScanner{s: bytesOf(pattern), token: tNone, languages: languages{place: place}}
 	r.prefix()
 	if r.kind == literal {
-		return nil
+		return r.finish(r.literal()), nil
 	}
 	r.next()
-	r.alternatives(tEnd, false)
-	return nil
+	return r.finish(r.alternatives(tEnd, false)), nil
+}
+
+func bytesOf(pattern string) []rune {
+	out := make([]rune, len(pattern))
+	for i := range len(pattern) {
+		out[i] = rune(pattern[i])
+	}
+	return out
+}
+
+// literal is for (?q) and ***=: the rest is a text.
+func (r *regexScanner) literal() *tree {
+	var text []*language
+	for _, c := range r.s[r.pos:] {
+		text = append(text, r.character(c))
+	}
+	return leaf(r.sequence(text), 0)
 }
 
 // regexFault carries the first fault out of the recursion.
 type regexFault struct{ error }
+
+// caught gives the fault of a recovered panic. Any other goes on.
+func caught(recovered any) error {
+	switch e := recovered.(type) {
+	case nil:
+		return nil
+	case regexFault:
+		return e.error
+	default:
+		panic(e)
+	}
+}
 
 func (r *regexScanner) fail(err error) { panic(regexFault{err}) }
 
@@ -155,16 +190,26 @@ func (r *regexScanner) embedded() {
 			r.kind = extended
 		case 'q':
 			r.kind = literal
-		case 't':
-			r.expanded = false
-		case 'x':
-			r.expanded = true
-		case 'c', 'i', 'm', 'n', 'p', 's', 'w':
 		default:
-			r.fail(errOption)
+			r.option(r.s[r.pos])
 		}
 	}
 	if !r.eat(")") {
+		r.fail(errOption)
+	}
+}
+
+// option sets one of the options that do not choose a dialect.
+func (r *regexScanner) option(c rune) {
+	switch c {
+	case 't', 'x':
+		r.expanded = c == 'x'
+	case 'c', 'i':
+		r.fold = c == 'i'
+	case 'm', 'n', 'p', 's', 'w':
+		r.lineStop = c == 'm' || c == 'n' || c == 'p'
+		r.lineEnds = c == 'm' || c == 'n' || c == 'w'
+	default:
 		r.fail(errOption)
 	}
 }
@@ -233,9 +278,7 @@ func (r *regexScanner) plain(c rune) {
 	r.token = int(c)
 	switch c {
 	case '*', '+', '?':
-		if r.kind == advanced {
-			r.eat("?")
-		}
+		r.preference()
 	case '|', '.', '^', '$', ')':
 	case '{':
 		r.openBrace()
@@ -247,6 +290,14 @@ func (r *regexScanner) plain(c rune) {
 		r.backslash()
 	default:
 		r.token = tPlain
+	}
+}
+
+// preference makes the value of a quantifier tell whether it prefers few.
+func (r *regexScanner) preference() {
+	r.value = rune(longer)
+	if r.kind == advanced && r.eat("?") {
+		r.value = rune(shorter)
 	}
 }
 
@@ -276,20 +327,32 @@ func (r *regexScanner) openParen() {
 		r.eat(")")
 		r.token = r.last
 		r.next()
-	case r.eat("="), r.eat("!"), r.eat("<="), r.eat("<!"):
-		r.token = tLook
+	case r.eat("="):
+		r.token, r.value = tLook, rune(ahead)
+	case r.eat("!"):
+		r.token, r.value = tLook, rune(notAhead)
+	case r.eat("<="):
+		r.token, r.value = tLook, rune(behind)
+	case r.eat("<!"):
+		r.token, r.value = tLook, rune(notBehind)
 	default:
 		r.fail(errQuantifier)
 	}
 }
 
 func (r *regexScanner) openBracket() {
-	if r.eat("[:<:]]") || r.eat("[:>:]]") {
-		r.token = tAnchor
+	switch {
+	case r.eat("[:<:]]"):
+		r.token, r.value = tAnchor, 'm'
+		return
+	case r.eat("[:>:]]"):
+		r.token, r.value = tAnchor, 'M'
 		return
 	}
-	r.context, r.token = inBrackets, '['
-	r.eat("^")
+	r.context, r.token, r.value = inBrackets, '[', 1
+	if r.eat("^") {
+		r.value = 0
+	}
 }
 
 func (r *regexScanner) backslash() {
@@ -297,8 +360,8 @@ func (r *regexScanner) backslash() {
 		r.fail(errEscape)
 	}
 	if r.kind != advanced {
+		r.token, r.value = tPlain, r.s[r.pos]
 		r.pos++
-		r.token = tPlain
 		return
 	}
 	r.escape()
@@ -398,10 +461,13 @@ func digitValue(c rune) int {
 
 // basic scans a basic expression, outside braces and brackets.
 func (r *regexScanner) basic(c rune) {
-	start := r.last == tNone || r.last == '(' || r.last == '|'
+	start := r.last == tNone || r.last == '(' || r.last == '|' || r.last == '^'
 	r.token = tPlain
 	switch {
-	case c == '*' && !start, c == '.':
+	case c == '*' && !start:
+		r.token = int(c)
+		r.preference()
+	case c == '.':
 		r.token = int(c)
 	case c == '^' && (r.last == tNone || r.last == '('):
 		r.token = int(c)
@@ -428,8 +494,10 @@ func (r *regexScanner) basicEscape() {
 		r.token, r.value = '(', 1
 	case c == ')':
 		r.token = ')'
-	case c == '<' || c == '>':
-		r.token = tAnchor
+	case c == '<':
+		r.token, r.value = tAnchor, 'm'
+	case c == '>':
+		r.token, r.value = tAnchor, 'M'
 	case c >= '1' && c <= '9':
 		r.token, r.value = tBackref, c-'0'
 	}
@@ -444,11 +512,10 @@ func (r *regexScanner) brace(c rune) {
 		r.token = ','
 	case c == '}' && r.kind != basic:
 		r.context, r.token = inRegex, '}'
-		if r.kind == advanced {
-			r.eat("?")
-		}
+		r.preference()
 	case c == '\\' && r.kind == basic && r.eat("}"):
 		r.context, r.token = inRegex, '}'
+		r.preference()
 	default:
 		r.fail(errRepetition)
 	}
@@ -511,42 +578,67 @@ func (r *regexScanner) collating(c rune) {
 }
 
 // alternatives parses branches with | between them, up to stop.
-func (r *regexScanner) alternatives(stop int, look bool) {
+func (r *regexScanner) alternatives(stop int, look bool) *tree {
 	if r.depth++; r.depth > maxNesting {
 		r.fail(errNesting)
 	}
-	for {
-		for r.token != '|' && r.token != stop && r.token != tEnd {
-			r.piece(look)
-		}
-		if r.token != '|' {
-			break
-		}
+	branches := []*tree{r.branch(stop, look)}
+	for r.token == '|' {
 		r.next()
+		branches = append(branches, r.branch(stop, look))
 	}
 	if r.token != stop {
 		r.fail(errParens)
 	}
 	r.depth--
+	return r.choice(branches)
 }
 
-// piece parses an atom with its quantifier, or a constraint, which takes none.
-func (r *regexScanner) piece(look bool) {
+// branch parses terms that follow each other.
+func (r *regexScanner) branch(stop int, look bool) *tree {
+	var terms []term
+	for r.token != '|' && r.token != stop && r.token != tEnd {
+		terms = append(terms, r.term(look))
+	}
+	return r.chain(terms)
+}
+
+// term parses an atom with its quantifier, or a condition, which takes none.
+func (r *regexScanner) term(look bool) term {
 	switch r.token {
 	case '^', '$', tAnchor:
+		c := r.anchor()
 		r.next()
-		return
+		return term{atom: c, condition: true}
 	case tLook:
+		kind := lookKind(r.value)
 		r.next()
-		r.alternatives(')', true)
+		c := r.look(kind, r.alternatives(')', true).language)
 		r.next()
-		return
+		return term{atom: c, condition: true}
 	}
-	r.atom(look)
-	r.quantifier()
+	p := r.atom(look)
+	r.next()
+	r.quantifier(&p)
+	return p
 }
 
-func (r *regexScanner) atom(look bool) {
+// anchor is what the token at hand asks of a place in the text.
+func (r *regexScanner) anchor() *language {
+	switch {
+	case r.token == '^' && r.lineEnds:
+		return r.condition(atLineStart)
+	case r.token == '$' && r.lineEnds:
+		return r.condition(atLineEnd)
+	case r.token == '^' || r.value == 'A':
+		return r.condition(atStart)
+	case r.token == '$' || r.value == 'Z':
+		return r.condition(atEnd)
+	}
+	return r.condition(map[rune]place{'m': atWordStart, 'M': atWordEnd, 'y': atWordEdge, 'Y': notAtWordEdge}[r.value])
+}
+
+func (r *regexScanner) atom(look bool) term {
 	switch r.token {
 	case '*', '+', '?', '{':
 		r.fail(errQuantifier)
@@ -555,54 +647,97 @@ func (r *regexScanner) atom(look bool) {
 			r.fail(errParens)
 		}
 	case '(':
-		r.group(look)
+		return r.group(look)
 	case '[':
-		r.next()
-		for r.token != ']' {
-			r.bracketItem()
-		}
+		return term{atom: r.bracketed(r.value == 0)}
 	case tBackref:
-		if look || !r.done[int(r.value)] {
-			r.fail(errBackref)
-		}
+		return r.backref(look)
+	case tClass:
+		return term{atom: r.set(classEscape(r.value))}
+	case '.':
+		return term{atom: r.set(r.anything())}
 	}
-	r.next()
+	return term{atom: r.character(r.value)}
 }
 
-// group parses (...). Those in a look-around are not counted.
-func (r *regexScanner) group(look bool) {
+// anything is what a dot matches.
+func (r *regexScanner) anything() byteSet {
+	all := byteSet{}.complement()
+	if r.lineStop {
+		all.remove('\n')
+	}
+	return all
+}
+
+// group parses (...). Those in a look-around capture nothing and are not counted.
+func (r *regexScanner) group(look bool) term {
 	number := 0
 	if r.value == 1 && !look {
 		r.groups++
 		number = r.groups
 	}
 	r.next()
-	r.alternatives(')', look)
+	t := r.alternatives(')', look)
 	if number > 0 {
-		r.done[number] = true
+		t = capturing(t, number)
+		if r.closed == nil {
+			r.closed = map[int]*tree{}
+		}
+		r.closed[number] = t
 	}
+	return term{atom: t.language, tree: t, capture: number > 0}
 }
 
-func (r *regexScanner) quantifier() {
+func (r *regexScanner) backref(look bool) term {
+	group := r.closed[int(r.value)]
+	if look || group == nil {
+		r.fail(errBackref)
+	}
+	t := &tree{op: treeBackref, back: int(r.value), traits: refers, language: r.repeatable(group.language)}
+	return term{atom: t.language, tree: t, back: true}
+}
+
+// quantifier parses how often the atom may stand there.
+func (r *regexScanner) quantifier(p *term) {
+	p.min, p.max = 1, 1
 	switch r.token {
-	case '*', '+', '?':
-		r.next()
+	case '*':
+		p.min, p.max = 0, unlimited
+	case '+':
+		p.max = unlimited
+	case '?':
+		p.min = 0
 	case '{':
 		r.next()
-		r.counts()
+		r.counts(p)
+		return
+	default:
+		return
 	}
+	p.prefers = traits(r.value)
+	r.next()
 }
 
-func (r *regexScanner) counts() {
-	low := r.count()
-	if r.token == ',' {
+// counts parses {m}, {m,} and {m,n}. A single number takes over the preference of its atom.
+func (r *regexScanner) counts(p *term) {
+	p.min = r.count()
+	p.max = p.min
+	comma := r.token == ','
+	if comma {
+		p.max = unlimited
 		r.next()
-		if r.token == tDigit && low > r.count() {
+		if r.token == tDigit {
+			p.max = r.count()
+		}
+		if p.min > p.max {
 			r.fail(errRepetition)
 		}
 	}
 	if r.token != '}' {
 		r.fail(errRepetition)
+	}
+	if comma {
+		p.prefers = traits(r.value)
 	}
 	r.next()
 }
@@ -619,30 +754,67 @@ func (r *regexScanner) count() int {
 	return n
 }
 
-// bracketItem parses one character, range, class or collating element.
-func (r *regexScanner) bracketItem() {
+// bracketed parses [...] up to its end.
+func (r *regexScanner) bracketed(negated bool) *language {
+	var set byteSet
+	r.next()
+	for r.token != ']' {
+		r.bracketItem(&set)
+	}
+	if !negated {
+		return r.set(set)
+	}
+	if r.lineStop {
+		set.add('\n')
+	}
+	return r.set(set.complement())
+}
+
+// bracketItem adds one character, range, class or collating element.
+func (r *regexScanner) bracketItem(set *byteSet) {
 	switch r.token {
 	case tRange:
 		r.fail(errRange)
 	case tClass:
+		set.addAll(classEscape(r.value))
 		r.next()
 		return
 	case tCclass:
-		r.className()
+		set.addAll(r.className())
 		return
 	}
 	single := r.token == tCollate && r.value == '='
 	low := r.element()
 	if single || r.token != tRange {
+		r.addRange(set, low, low)
 		return
 	}
 	r.next()
 	if r.token != tPlain && r.token != tRange && (r.token != tCollate || r.value != '.') {
 		r.fail(errRange)
 	}
-	if high := r.element(); low > high {
+	high := r.element()
+	if low > high {
 		r.fail(errRange)
 	}
+	r.addRange(set, low, high)
+}
+
+// addRange adds characters, in both cases if that makes no difference. No name has characters beyond 255.
+func (r *regexScanner) addRange(set *byteSet, low, high rune) {
+	for c := low; c <= min(high, 255); c++ {
+		set.add(byte(c))
+		if r.fold {
+			set.add(otherCase(byte(c)))
+		}
+	}
+}
+
+// character is the language of one character.
+func (r *regexScanner) character(c rune) *language {
+	var set byteSet
+	r.addRange(&set, c, c)
+	return r.set(set)
 }
 
 // element reads one end of a range.
@@ -653,8 +825,8 @@ func (r *regexScanner) element() rune {
 		return c
 	}
 	name := r.inside()
-	if c := []rune(name); len(c) == 1 {
-		return c[0]
+	if len(name) == 1 {
+		return rune(name[0])
 	}
 	c, ok := collatingNames[name]
 	if !ok {
@@ -663,12 +835,16 @@ func (r *regexScanner) element() rune {
 	return c
 }
 
-func (r *regexScanner) className() {
-	switch name := r.inside(); name {
-	case "alnum", "alpha", "ascii", "blank", "cntrl", "digit", "graph", "lower", "print", "punct", "space", "upper", "xdigit", "word":
-	default:
+func (r *regexScanner) className() byteSet {
+	name := r.inside()
+	if r.fold && (name == "upper" || name == "lower") {
+		name = "alpha"
+	}
+	set, ok := namedClass(name)
+	if !ok {
 		r.fail(errClass)
 	}
+	return set
 }
 
 // inside reads the text up to the end of [. .] and its like.
@@ -679,7 +855,11 @@ func (r *regexScanner) inside() string {
 		end = r.pos
 	}
 	r.next()
-	return string(r.s[start:end])
+	name := make([]byte, 0, end-start)
+	for _, c := range r.s[start:end] {
+		name = append(name, byte(c))
+	}
+	return string(name)
 }
 
 // collatingNames are the names of characters that PostgreSQL knows in [. .], those of POSIX.

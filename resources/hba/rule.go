@@ -32,11 +32,11 @@ func (b Build) has(method string) bool {
 }
 
 // rule parses the fields of one line. Like the server it stops at the first fault and gives its message.
-func (e *entry) rule(server Server, names *slab[Name]) (Rule, string) {
+func (e *entry) rule(server Server, kept *keeping) (Rule, string) {
 	if e.message != "" {
 		return Rule{}, e.message
 	}
-	p := &ruleParser{server: server, fields: e.fields, kept: names, rule: Rule{File: e.file, Line: e.line}}
+	p := &ruleParser{server: server, fields: e.fields, kept: kept, rule: Rule{File: e.file, Line: e.line}}
 	message := p.connection()
 	for _, step := range []func(*ruleParser) string{(*ruleParser).names, (*ruleParser).address, (*ruleParser).method, (*ruleParser).options} {
 		if message == "" {
@@ -46,11 +46,17 @@ func (e *entry) rule(server Server, names *slab[Name]) (Rule, string) {
 	return p.rule, message
 }
 
+// keeping is where the small things of all rules of a file are kept.
+type keeping struct {
+	names     slab[Name]
+	languages slab[language]
+}
+
 // ruleParser goes through the fields of a line from left to right.
 type ruleParser struct {
 	server Server
 	fields []Field
-	kept   *slab[Name]
+	kept   *keeping
 	rule   Rule
 	opts   options
 }
@@ -105,29 +111,51 @@ func (s Server) sslWarning() string {
 
 // names reads the database and the user lists.
 func (p *ruleParser) names() (message string) {
-	if p.rule.Databases, message = p.list("end-of-line before database specification"); message != "" {
-		return message
+	var found patterns
+	p.rule.Databases, found.databases, message = p.list("end-of-line before database specification")
+	if message == "" {
+		p.rule.Users, found.users, message = p.list("end-of-line before role specification")
 	}
-	p.rule.Users, message = p.list("end-of-line before role specification")
+	if found.databases != nil || found.users != nil {
+		p.rule.patterns = &found
+	}
 	return message
 }
 
-func (p *ruleParser) list(missing string) ([]Name, string) {
+func (p *ruleParser) list(missing string) ([]Name, []*regex, string) {
 	if len(p.fields) == 0 {
-		return nil, missing
+		return nil, nil, missing
 	}
 	var few [8]Name
 	names := few[:0]
 	for _, t := range p.fields[0] {
 		names = append(names, t.Name)
-		if pattern, ok := t.Regex(p.server.Major); ok {
-			if err := checkRegex(pattern, p.server.Major); err != nil {
-				return nil, fmt.Sprintf("invalid regular expression \"%s\": %s", pattern, err)
-			}
-		}
+	}
+	patterns, message := p.patterns(names)
+	if message != "" {
+		return nil, nil, message
 	}
 	p.fields = p.fields[1:]
-	return p.kept.keep(names), ""
+	return p.kept.names.keep(names), patterns, ""
+}
+
+// patterns parses the regular expressions among the names of a column.
+func (p *ruleParser) patterns(names []Name) (patterns []*regex, message string) {
+	for i, n := range names {
+		pattern, ok := n.Regex(p.server.Major)
+		if !ok {
+			continue
+		}
+		re, err := parseRegex(pattern, &p.kept.languages)
+		if err != nil {
+			return nil, fmt.Sprintf("invalid regular expression \"%s\": %s", pattern, err)
+		}
+		if patterns == nil {
+			patterns = make([]*regex, len(names))
+		}
+		patterns[i] = re
+	}
+	return patterns, ""
 }
 
 func (p *ruleParser) address() string {
