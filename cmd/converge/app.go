@@ -101,7 +101,7 @@ Read the plan, then apply it; a second apply finds nothing to do.`,
 	}
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
-	root.SuggestionsMinimumDistance = 3
+	root.SuggestionsMinimumDistance = 2
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	f := root.PersistentFlags()
 	f.StringVar(&a.flags.environment, "environment", "", "environment `FILE` (default "+defaultEnvironmentFile+", if it is there)")
@@ -118,7 +118,7 @@ Read the plan, then apply it; a second apply finds nothing to do.`,
 	f.IntVar(&a.flags.parallelism, "parallelism", 4, "how many steps may be under way at once (`N`)")
 	root.AddCommand(
 		a.planCommand(), a.applyCommand(), a.statusCommand(), a.graphCommand(), a.validateCommand(), a.fmtCommand(),
-		a.historyCommand(), a.versionCommand(),
+		a.historyCommand(), a.hbaCommand(), a.versionCommand(),
 	)
 	root.Args = cobra.ArbitraryArgs
 	root.RunE = func(cmd *cobra.Command, args []string) error {
@@ -142,8 +142,8 @@ func helpCommand() *cobra.Command {
 		Example: "  converge help plan",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, rest, err := cmd.Root().Find(args)
-			if err != nil || len(args) > 0 && (c == cmd.Root() || len(rest) > 0) {
-				return unknownCommand(cmd.Root(), args[0])
+			if err != nil || len(rest) > 0 {
+				return unknownCommand(c, rest[0])
 			}
 			return c.Help()
 		},
