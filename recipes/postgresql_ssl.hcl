@@ -1,5 +1,5 @@
 # SSL for the PostgreSQL server of a database host: an authority, the server's key, the client keys of the admin and the
-# application user, the settings, the operator's own rules on top of pg_hba.conf, and a server that serves all of it.
+# application user, the settings, the rules on top of pg_hba.conf, and a server that serves all of it.
 
 variable "expire_in_days" {
   type        = number
@@ -24,6 +24,17 @@ variable "custom_hba_file" {
   description = "The operator's own rules, which go on top of pg_hba.conf. Left out: where the layout of the server has them."
 }
 
+variable "require_ssl" {
+  type        = string
+  default     = "off"
+  description = "What it takes to get in from the environment's networks: \"ssl\" or \"client_cert\". With \"off\" nothing but what pg_hba.conf and custom_hba_file say."
+
+  validation {
+    condition     = contains(["off", "ssl", "client_cert"], var.require_ssl)
+    error_message = "require_ssl is \"off\", \"ssl\" (TLS and the password) or \"client_cert\" (TLS, the user's own certificate and the password)."
+  }
+}
+
 locals {
   ssl_settings = [
     "ssl = on",
@@ -34,6 +45,37 @@ locals {
 
   # The setting is there from PostgreSQL 12 on; before 13 its default still allows TLS 1.0.
   protocol_settings = postgresql.version >= 12 ? ["ssl_min_protocol_version = 'TLSv1.2'"] : []
+
+  # Names as pg_hba.conf takes them for names: in quotes where they are not plain, and all for all.
+  hba_user = {
+    for user in distinct([environment.app_user, environment.admin_user]) :
+    user => user != "all" && regex("^[a-z0-9_]*", user) == user ? user : "\"${user}\""
+  }
+
+  # The networks that require_ssl is about. Without an environment file none is known, and it is about the host itself.
+  hba_networks = length(environment.cidrs) > 0 ? environment.cidrs : ["samehost"]
+
+  # md5 takes the SCRAM verifiers of today as well as the old ones: who has a password stays in, however it is stored.
+  #
+  # PostgreSQL 10 and 11 can ask for a certificate beside the password, and cannot ask that it is the user's own; the waiver
+  # accepts that there. The method cert would compare the name, and ask for no password.
+  hba_method = {
+    off         = ""
+    ssl         = "md5"
+    client_cert = "md5 clientcert=verify-full${postgresql.version < 12 ? " # converge: accept clientcert=verify-ca" : ""}"
+  }[var.require_ssl]
+
+  # Nothing is said of the socket: it is where converge itself and the operator on the host come in.
+  ssl_rules = flatten([
+    for network in local.hba_networks : concat(
+      [for user in values(local.hba_user) : "hostssl    all          ${user}  ${network}  ${local.hba_method}"],
+      [
+        "hostssl    replication  ${local.hba_user[environment.admin_user]}  ${network}  ${local.hba_method}",
+        "hostnossl  replication  all  ${network}  reject",
+        "hostnossl  all          all  ${network}  reject",
+      ],
+    ) if var.require_ssl != "off"
+  ])
 }
 
 cert_authority "environment" {
@@ -84,6 +126,7 @@ file_block "pg_hba" {
   path     = postgresql.hba_file
   position = "top"
   validate = "pg_hba"
+  content  = join("\n", local.ssl_rules)
   source   = coalesce(var.custom_hba_file, postgresql.custom_hba_file)
   optional = true
 }

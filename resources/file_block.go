@@ -21,11 +21,11 @@ import (
 type FileBlock struct {
 	Path       string    `hcl:"path" doc:"The file. It must be there already."`
 	PathAt     hcl.Range `hcl:"path,attr_value_range"`
-	Content    *string   `hcl:"content" doc:"The lines of the block. Either content or source is given."`
+	Content    *string   `hcl:"content" doc:"The lines of the block. With a source as well, they come before those of the source."`
 	ContentAt  hcl.Range `hcl:"content,attr_value_range"`
-	Source     *string   `hcl:"source" doc:"A file on the node whose lines are the block."`
+	Source     *string   `hcl:"source" doc:"A file on the node whose lines are the block, after those of content. One of the two has to be given."`
 	SourceAt   hcl.Range `hcl:"source,attr_value_range"`
-	Optional   bool      `hcl:"optional,optional" doc:"With source: where the source does not exist, the block is not wanted, and is removed. Default: false, and a missing source is an error."`
+	Optional   bool      `hcl:"optional,optional" doc:"With source: where the source does not exist, the block has the lines of content alone; without any, it is not wanted, and is removed. Default: false, and a missing source is an error."`
 	OptionalAt hcl.Range `hcl:"optional,attr_value_range"`
 	Position   *string   `hcl:"position" doc:"\"top\": before every line that is not converge's and not blank or a comment. \"bottom\" (default): after every such line."`
 	PositionAt hcl.Range `hcl:"position,attr_value_range"`
@@ -55,8 +55,6 @@ func (f *FileBlock) Prepare(b recipe.Block) hcl.Diagnostics {
 	switch {
 	case f.Content == nil && f.Source == nil:
 		diags = append(diags, mistake(hcl.Range{}, b, "Missing content", "A file_block needs the lines of its block: content = \"...\", or source = the path of a file that holds them."))
-	case f.Content != nil && f.Source != nil:
-		diags = append(diags, mistake(f.SourceAt, b, "Content given twice", "A file_block takes its lines from content or from source, not from both: remove one of them."))
 	case f.Source != nil:
 		diags = append(diags, absolute(*f.Source, "source", f.SourceAt, b)...)
 	case f.Optional:
@@ -119,7 +117,7 @@ func checkBody(body, comment string) error {
 
 // Converge makes the block stand in the file.
 func (f *FileBlock) Converge(ctx context.Context, h *engine.Host) error {
-	body, wanted, err := f.body(h)
+	parts, err := f.parts(h)
 	if err != nil {
 		return err
 	}
@@ -131,9 +129,9 @@ func (f *FileBlock) Converge(ctx context.Context, h *engine.Host) error {
 		return fmt.Errorf("%s: %w", f.path, err)
 	}
 	var edits []edit
-	if wanted {
-		var notes []string
-		if body, notes, err = f.check.translate(h, f, body); err != nil {
+	if len(parts) > 0 {
+		body, notes, err := f.translated(h, parts)
+		if err != nil {
 			return err
 		}
 		edits = doc.setBlock(f.comment, f.name, body, f.position)
@@ -153,22 +151,57 @@ func (f *FileBlock) Converge(ctx context.Context, h *engine.Host) error {
 	return f.check.run(ctx, h, f, len(edits) > 0)
 }
 
-// body returns the lines of the block, and whether there is to be one.
-func (f *FileBlock) body(h *engine.Host) (string, bool, error) {
-	if f.Content != nil {
-		return *f.Content, true, nil
+// A part is lines of the block that come from one place. Messages about them count the lines of that place.
+type part struct {
+	origin string
+	text   string
+	block  *FileBlock // with these lines alone, for the check to name their origin
+}
+
+// parts returns the lines of the block: those of content, then those of source. None: the block is not wanted.
+func (f *FileBlock) parts(h *engine.Host) (parts []part, err error) {
+	if f.Content != nil && (*f.Content != "" || f.Source == nil) {
+		parts = append(parts, part{"the content", *f.Content, f.alone(f.Content, nil)})
+	}
+	if f.Source == nil {
+		return parts, nil
 	}
 	b, err := h.ReadFile(*f.Source)
 	if engine.IsNotExist(err) && f.Optional {
-		return "", false, nil
+		return parts, nil
 	}
 	if err != nil {
-		return "", false, err
+		return nil, err
 	}
 	if err := checkBody(string(b), f.comment); err != nil {
-		return "", false, fmt.Errorf("%s: %w", *f.Source, err)
+		return nil, fmt.Errorf("%s: %w", *f.Source, err)
 	}
-	return string(b), true, nil
+	return append(parts, part{*f.Source, string(b), f.alone(nil, f.Source)}), nil
+}
+
+func (f FileBlock) alone(content, source *string) *FileBlock {
+	f.Content, f.Source = content, source
+	return &f
+}
+
+// translated puts all parts into the words of the file's reader, each by itself, and finds what is wrong with any of them.
+func (f *FileBlock) translated(h *engine.Host, parts []part) (body string, notes []string, err error) {
+	var errs []error
+	for _, p := range parts {
+		text, said, err := f.check.translate(h, p.block, p.text)
+		errs = append(errs, err)
+		if body != "" && !strings.HasSuffix(body, "\n") {
+			body += "\n"
+		}
+		body += text
+		for _, note := range said {
+			if len(parts) > 1 {
+				note = p.origin + ", " + note
+			}
+			notes = append(notes, note)
+		}
+	}
+	return body, notes, errors.Join(errs...)
 }
 
 func (f *FileBlock) explain(h *engine.Host, doc *document, edits []edit, notes []string) {

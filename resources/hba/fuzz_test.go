@@ -2,6 +2,7 @@ package hba_test
 
 import (
 	"bytes"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -17,6 +18,7 @@ func seed(f *testing.F) {
 	}
 	for i := range majors {
 		f.Add([]byte("hostssl all deploy 10.0.0.0/8 md5 clientcert=1\r\nhostssl all deploy md5 clientcert=0\n"), byte(i))
+		f.Add([]byte("hostssl all a all md5 clientcert=verify-full # converge: accept clientcert=verify-ca\nhostssl all b all cert clientname=DN # converge: accept clientname=CN\n"), byte(i))
 	}
 }
 
@@ -50,7 +52,8 @@ func FuzzParse(f *testing.F) {
 }
 
 // What Translate gives loads on that major; a line that it does not say it changed has the bytes it had; and of a changed
-// line only the type and the options differ, and it asks for a certificate where the original did.
+// line only the type and the options differ, it asks for a certificate where the original did, and for less of it only when
+// its comment says so.
 func FuzzTranslate(f *testing.F) {
 	seed(f)
 	f.Fuzz(func(t *testing.T, src []byte, b byte) {
@@ -73,6 +76,9 @@ func FuzzTranslate(f *testing.F) {
 		changed := map[int]bool{}
 		for _, c := range got.Changes {
 			changed[c.Line] = true
+			if weaker := strings.Contains(c.Why, "weaker"); weaker && !waives.MatchString(c.Before) {
+				t.Fatalf("%q is weakened without a waiver: %+v", c.Before, c)
+			}
 		}
 		for i, l := range before.Lines {
 			if now := after.Lines[i]; changed[l.Number] != (now.Text != l.Text) {
@@ -96,9 +102,27 @@ func sameButOptions(t *testing.T, before, after hba.Line) {
 			}
 		}
 	}
+	if binds(before) && !binds(after) && !waives.MatchString(before.Text) {
+		t.Fatalf("the certificate was to be the user's own: %q became %q", before.Text, after.Text)
+	}
 	if asks(before) != asks(after) {
 		t.Fatalf("the demand for a certificate changed: %q became %q", before.Text, after.Text)
 	}
+}
+
+// waives matches a line with a waiver in a comment.
+var waives = regexp.MustCompile(`(?s)#[ \t\r\v\f\x{85}\pZ]*converge:.*accept.*(clientcert=verify-ca|clientname=CN)`)
+
+// binds tells whether a line asks for the user's own certificate.
+func binds(l hba.Line) bool {
+	for _, field := range l.Fields[4:] {
+		for _, token := range field {
+			if token.Text == "cert" || token.Text == "clientcert=verify-full" {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // asks tells whether a line asks for a certificate, in the words of any version.

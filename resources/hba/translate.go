@@ -28,8 +28,9 @@ type Change struct {
 
 // Translate writes the rules of src, a block that is to stand in pg_hba.conf, in the words that the server knows. One line
 // says one thing on all versions: clientcert=1 of 10 and 11 and clientcert=verify-ca of 12 and later are the same demand.
-// A translation asks at least what the line asked; where the version has no words for that, the line is a problem, never
-// something weaker. networks are those of the environment, for the proposal when a rule has no address.
+// A translation asks at least what the line asked; where the version has no words for that, the line is a problem, and
+// never silently something weaker: only a waiver in the line's own comment, which names the weaker demand, lets that be
+// written. networks are those of the environment, for the proposal when a rule has no address.
 //
 // Refused as well is what would spoil the file that the block stands in: a byte order mark, NULs, lone carriage returns,
 // bytes that are no UTF-8, and a last line or a comment that ends in a backslash.
@@ -117,6 +118,7 @@ func (t *translator) line(l *Line) string {
 	before := len(t.problems)
 	t.refuseRegex(l)
 	t.refuseContradiction(l)
+	t.refuseWaiver(l)
 	if len(t.problems) > before {
 		return l.Text
 	}
@@ -238,6 +240,7 @@ func (t *translator) edit(l *Line) (edit, bool) {
 		if !ok {
 			continue
 		}
+		w = w.waived(l)
 		if w.problem != "" || token.From != "" {
 			t.refuseOption(l, token, w)
 			return edit{}, false
@@ -255,6 +258,9 @@ func (t *translator) version() string { return fmt.Sprint(t.server.Major) }
 
 func (t *translator) refuseOption(l *Line, token Token, w wording) {
 	if w.problem != "" {
+		if w.weaker != "" {
+			w.fix += "; or accept less here with a comment at the end of the line: " + waiverOf(w.weaker)
+		}
 		t.problem(l.Number, w.fix, "%s", w.problem)
 		return
 	}
@@ -285,8 +291,9 @@ func keepLineEnds(l *Line, token Token, start, end int) (int, int) {
 	return start, end
 }
 
-// A wording is what an option is to be on this version: other words, none (it says nothing), or a problem.
-type wording struct{ text, why, problem, fix string }
+// A wording is what an option is to be on this version: other words, none (it says nothing), or a problem. Of a problem that
+// can be waived, weaker is the demand that the waiver has to name, and text and why are what is written then.
+type wording struct{ text, why, problem, fix, weaker string }
 
 // option tells how an option of a hostssl rule is to be written; false: as it is. The matrix is that of postgres-facts 4.3
 // and 4.8: up to 11 only clientcert=1 asks for a certificate, and every other value silently does not.
@@ -309,10 +316,14 @@ func (t *translator) clientname(value string) (wording, bool) {
 	if value == "CN" {
 		return wording{why: "PostgreSQL " + t.version() + " compares the common name always, and has no word for it"}, true
 	}
-	return wording{
+	w := wording{
 		problem: fmt.Sprintf("PostgreSQL %d compares the common name of a certificate only; clientname=%s came with 14", t.server.Major, value),
 		fix:     "map common names with map= and pg_ident.conf",
-	}, true
+	}
+	if value == "DN" {
+		w.weaker, w.why = "clientname=CN", "PostgreSQL "+t.version()+" compares the common name only, and not the whole distinguished name"
+	}
+	return w, true
 }
 
 // oldClientcert is for 10 and 11.
@@ -325,7 +336,10 @@ func (t *translator) oldClientcert(method, value string) (wording, bool) {
 	case value == "verify-full":
 		return wording{
 			problem: fmt.Sprintf("PostgreSQL %d cannot ask for the user's own certificate beside %s: it would take clientcert=verify-full for off, and clientcert=1 takes any certificate of the CA", t.server.Major, method),
-			fix:     "write the method cert, or clientcert=1 if any certificate of the CA will do",
+			fix:     "write the method cert, which asks for no password",
+			weaker:  "clientcert=verify-ca",
+			text:    "clientcert=1",
+			why:     fmt.Sprintf("PostgreSQL %d cannot compare the certificate with the user beside %s, and takes any certificate of the CA", t.server.Major, method),
 		}, true
 	}
 	return wording{
@@ -437,6 +451,9 @@ func (t *translator) proposal(l *Line, method Token) string {
 				rest += " " + text
 			}
 		}
+	}
+	if accepted, err := l.waivers(); err == nil && len(accepted) > 0 {
+		rest += " " + waiverOf(accepted...)
 	}
 	networks := t.networks
 	if len(networks) == 0 {

@@ -67,6 +67,16 @@ func TestTranslate(t *testing.T) {
 		{"CN and verify-ca", 10, 11, "hostssl a b all md5 clientcert=verify-ca clientname=CN", "hostssl a b all md5 clientcert=1"},
 		{"no GSSAPI encryption to refuse", 10, 11, "hostnogssenc a b all md5", "host a b all md5"},
 		{"hostnogssenc stays", 12, 18, "hostnogssenc a b all md5", "hostnogssenc a b all md5"},
+		{"a waiver", 10, 11, "hostssl a b all md5 clientcert=verify-full # converge: accept clientcert=verify-ca\n", "hostssl a b all md5 clientcert=1 # converge: accept clientcert=verify-ca\n"},
+		{"a waiver that is not needed", 12, 18, "hostssl a b all md5 clientcert=verify-full # converge: accept clientcert=verify-ca\n", "hostssl a b all md5 clientcert=verify-full # converge: accept clientcert=verify-ca\n"},
+		{"a waiver that is never needed", 10, 18, "host a b all md5 # converge: accept clientcert=verify-ca clientname=CN", "host a b all md5 # converge: accept clientcert=verify-ca clientname=CN"},
+		{"a waiver does not weaken what the version can", 10, 11, "hostssl a b all cert clientcert=verify-full # converge: accept clientcert=verify-ca", "hostssl a b all cert clientcert=1 # converge: accept clientcert=verify-ca"},
+		{"a waiver behind a comment, and a reason behind it", 10, 11, "hostssl a b all md5 clientcert=verify-full#apps #converge:  accept clientcert=verify-ca # until June", "hostssl a b all md5 clientcert=1#apps #converge:  accept clientcert=verify-ca # until June"},
+		{"a waiver for distinguished names", 10, 13, "hostssl a b all cert clientname=DN # converge: accept clientname=CN", "hostssl a b all cert # converge: accept clientname=CN"},
+		{"two demands in one waiver", 10, 11, "hostssl a b all md5 clientname=DN clientcert=verify-full # converge: accept clientcert=verify-ca clientname=CN", "hostssl a b all md5 clientcert=1 # converge: accept clientcert=verify-ca clientname=CN"},
+		{"a waiver on a continued line", 14, 18, "hostssl a b all md5 \\\n clientcert=1 # converge: accept clientcert=verify-ca\n", ""},
+		{"no waiver: a comment of its own", 10, 18, "# converge: put here by hand\nlocal all all peer\n", "# converge: put here by hand\nlocal all all peer\n"},
+		{"no waiver: a word of the rule", 10, 18, `local "# converge: all" all peer`, `local "# converge: all" all peer`},
 		{"no final newline", 12, 18, "# a\nhostssl a b all md5 clientcert=1", "# a\nhostssl a b all md5 clientcert=verify-ca"},
 		{"a file of comments", 10, 18, "# nothing yet\n", "# nothing yet\n"},
 		{"an empty file", 10, 18, "", ""},
@@ -98,6 +108,22 @@ func TestTranslateSaysWhatItChanged(t *testing.T) {
 	}
 }
 
+// A waived demand is written as the weaker one, and the change says so.
+func TestTranslateSaysWhatIsWaived(t *testing.T) {
+	got := hba.Translate([]byte("local all all peer\nhostssl a b all md5 clientcert=verify-full # converge: accept clientcert=verify-ca\n"), hba.Packaged(11), hba.Files{}, nil)
+	want := hba.Change{
+		Line: 2, Before: "hostssl a b all md5 clientcert=verify-full # converge: accept clientcert=verify-ca", After: "hostssl a b all md5 clientcert=1 # converge: accept clientcert=verify-ca",
+		Why: "PostgreSQL 11 cannot compare the certificate with the user beside md5, and takes any certificate of the CA: weaker than what the rule asks, and the line accepts it (# converge: accept clientcert=verify-ca)",
+	}
+	if len(got.Changes) != 1 || got.Changes[0] != want {
+		t.Errorf("%+v", got)
+	}
+	again := hba.Translate(got.Text, hba.Packaged(11), hba.Files{}, nil)
+	if string(again.Text) != string(got.Text) || len(again.Changes) != 0 {
+		t.Errorf("translating the translation changes it: %+v", again)
+	}
+}
+
 type refusal struct {
 	story    string
 	from, to int // the majors it is so for
@@ -123,6 +149,19 @@ func TestTranslateRefuses(t *testing.T) {
 		{"no address, old", 10, 11, "# x\n  hostssl all deploy md5 clientcert=1\n", 2, "no address", "hostssl all deploy 10.0.0.0/8 md5 clientcert=1"},
 		{"no address, no option", 10, 18, "host  all\tdeploy  scram-sha-256\n", 1, "no address", "write host  all\tdeploy  10.0.0.0/8 scram-sha-256"},
 		{"verify-full beside a password", 10, 11, "hostssl a b all md5 clientcert=verify-full\n", 1, "cannot ask", "method cert"},
+		{"verify-full, and how to waive it", 10, 11, "hostssl a b all md5 clientcert=verify-full # x\n", 1, "cannot ask", "at the end of the line: # converge: accept clientcert=verify-ca"},
+		{"a waiver of something else", 10, 11, "hostssl a b all md5 clientcert=verify-full # converge: accept clientname=CN\n", 1, "cannot ask", "accept clientcert=verify-ca"},
+		{"a waiver in the line above", 10, 11, "# converge: accept clientcert=verify-ca\nhostssl a b all md5 clientcert=verify-full\n", 2, "cannot ask", "accept clientcert=verify-ca"},
+		{"a waiver for one of two demands", 10, 11, "hostssl a b all md5 clientname=DN clientcert=verify-full # converge: accept clientcert=verify-ca\n", 1, "common name", "accept clientname=CN"},
+		{"a waiver of a contradiction", 10, 18, "hostssl a b all md5 clientcert=verify-full clientcert=1 # converge: accept clientcert=verify-ca\n", 1, "both", "keep one"},
+		{"a waiver of a value that nobody knows", 10, 11, "hostssl a b all md5 clientcert=full # converge: accept clientcert=verify-ca\n", 1, "counts as off", "clientcert=1"},
+		{"a waiver of a name that nobody knows", 10, 13, "hostssl a b all cert clientname=UID # converge: accept clientname=CN\n", 1, "common name", "map"},
+		{"a waiver without an address", 10, 11, "hostssl a b md5 clientcert=verify-full # converge: accept clientcert=verify-ca\n", 1, "no address", "10.0.0.0/8 md5 clientcert=verify-full # converge: accept clientcert=verify-ca"},
+		{"an empty waiver", 10, 18, "local all all peer # converge:\n", 1, "nothing follows", "accept clientcert=verify-ca"},
+		{"a waiver of another word", 10, 18, "local all all peer\nlocal all all md5 # converge: allow clientcert=verify-ca\n", 2, `says "allow"`, "accept clientcert=verify-ca"},
+		{"a waiver of nothing", 10, 18, "local all all peer # converge: accept\n", 1, "accepts nothing", "accept clientcert=verify-ca"},
+		{"a waiver of everything", 10, 18, "hostssl a b all md5 clientcert=verify-full # converge: accept clientcert=no-verify\n", 1, `accepts "clientcert=no-verify"`, "accept clientcert=verify-ca"},
+		{"a waiver with its reason in it", 10, 18, "hostssl a b all md5 # converge: accept clientcert=verify-ca for now\n", 1, `accepts "for"`, "another #"},
 		{"a value that counts as off", 10, 11, "hostssl a b all md5 clientcert=yes\n", 1, "counts as off", "clientcert=1"},
 		{"a value that nobody knows", 12, 18, "hostssl a b all md5 clientcert=yes\n", 1, "invalid value for clientcert", ""},
 		{"contradiction", 10, 18, "hostssl a b all md5 clientcert=1 clientcert=0\n", 1, "both", "keep one"},
@@ -155,6 +194,15 @@ func TestTranslateRefuses(t *testing.T) {
 				t.Errorf("%s, on %d: %+v", c.story, major, p)
 			}
 		}
+	}
+}
+
+// A waiver speaks of its own line, and not of the file that an option stands in.
+func TestWaiverOfAnOptionInAFile(t *testing.T) {
+	files := memory(map[string]string{"opts": "clientcert=verify-full\n"})
+	got := hba.Translate([]byte("hostssl a b all md5 @opts # converge: accept clientcert=verify-ca\n"), hba.Packaged(10), files, nil)
+	if len(got.Problems) != 1 || !strings.Contains(got.Problems[0].Message, "/etc/opts") || got.Problems[0].Fix != "write the option in the line" {
+		t.Errorf("%+v", got)
 	}
 }
 
