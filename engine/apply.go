@@ -30,7 +30,7 @@ func (e *Engine) Apply(ctx context.Context, g *Graph, o Options) (*Report, error
 		return nil, err
 	}
 	r := e.newRun(g, o, owed, e.State.storeOwed)
-	r.journal = &journal{state: e.State, run: newRunName(started), kept: map[string]bool{}}
+	r.journal = &journal{state: e.State, run: newRunName(started), kept: map[string]bool{}, waits: o.ConfirmWithin > 0}
 	rep := &Report{
 		Format: 1, Run: r.journal.run, Started: started, Environment: g.Environment, Node: g.Node, Role: g.Role, Result: ResultOK,
 	}
@@ -46,7 +46,14 @@ func (e *Engine) Apply(ctx context.Context, g *Graph, o Options) (*Report, error
 	for _, c := range rep.Changes {
 		e.observe(Event{Event: EventChange, Address: c.Address, Change: c})
 	}
-	rep.take(r, r.walk(ctx, r.apply))
+	if refused := r.notConfirmed(); refused != nil {
+		rep.Result, rep.Failures, rep.Owed = ResultRefused, []Failure{{Error: refused.Error(), Err: errors.Join(refused, r.serveAll(ctx))}}, r.ledger.all()
+	} else {
+		rep.take(r, r.walk(ctx, r.apply))
+		if err := r.confirmed(ctx, rep); err != nil {
+			return nil, err
+		}
+	}
 	rep.Finished = e.Now().UTC()
 	r.journal.close()
 	return rep, e.State.finish(rep.Run, rep)
@@ -72,7 +79,7 @@ func (r *run) apply(ctx context.Context, s *Step) outcome {
 func (r *run) applyOnce(ctx context.Context, s *Step) outcome {
 	h, err := r.converge(ctx, s)
 	if err != nil {
-		return failed(s, err)
+		return failedAt(s, h, err)
 	}
 	var events []Event
 	if len(h.ops) == 0 {
@@ -105,7 +112,7 @@ func (r *run) applyOnce(ctx context.Context, s *Step) outcome {
 		out.change = change
 		return out
 	}
-	return outcome{state: Changed, change: change, events: events, warnings: h.warnings}
+	return outcome{state: Changed, change: change, events: events, warnings: h.warnings, access: h.access}
 }
 
 func withEvents(events []Event, out outcome) outcome {
@@ -126,7 +133,7 @@ func (r *run) expected(s *Step, ops []*Op) error {
 func (r *run) putBack(ctx context.Context, s *Step, refusal *Refusal, out outcome) outcome {
 	undone, err := r.undo(refusal.Paths)
 	for _, address := range undone {
-		out.events = append(out.events, Event{Event: EventUndo, Address: address, Cause: s.Address})
+		out.events = append(out.events, Event{Event: EventUndo, Address: address, Cause: s.Address + " was refused"})
 	}
 	if err == nil && len(undone) > 0 {
 		err = r.serveAgain(ctx, s)
@@ -162,7 +169,10 @@ func (r *run) undo(paths []string) ([]string, error) {
 	r.journal.mu.Lock()
 	records := slices.Clone(r.journal.records)
 	r.journal.mu.Unlock()
-	chosen := touching(records, paths)
+	return r.undoRecords(touching(records, paths))
+}
+
+func (r *run) undoRecords(chosen []*record) ([]string, error) {
 	var undone []string
 	for _, rec := range slices.Backward(chosen) {
 		for _, o := range rec.Ops {
@@ -234,6 +244,7 @@ func (rep *Report) take(r *run, outcomes []outcome) {
 	}
 	rep.Failures = failuresOf(r.graph, outcomes)
 	rep.Warnings = warningsOf(r.graph, outcomes)
+	rep.Access = accessOf(outcomes)
 	rep.Owed = r.ledger.all()
 	switch {
 	case len(rep.Failures) > 0:

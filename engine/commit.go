@@ -185,6 +185,9 @@ func (r *run) recover() ([]*Change, error) {
 		if err := r.perform(ops); err != nil {
 			return nil, fmt.Errorf("%s, left half done by run %s: %w", rec.Step, rec.run, err)
 		}
+		if rec.takeBack {
+			r.tookBack = rec.run
+		}
 		if len(ops) > 0 {
 			c := recoveryChange(rec, ops, forward)
 			c.freeze()

@@ -27,6 +27,7 @@ type Host struct {
 
 	summary, reason string
 	warnings        []string
+	access          []Access
 	deferred        *Owed
 	paid            bool
 }

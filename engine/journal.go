@@ -25,6 +25,7 @@ import (
 type journal struct {
 	state *State
 	run   string
+	waits bool // the run has to be confirmed
 
 	mu      sync.Mutex
 	file    *os.File // made at the first record
@@ -40,7 +41,8 @@ type record struct {
 	Ops  []opRecord `json:"ops,omitempty"`
 	End  string     `json:"end,omitempty"` // "done" or "undone": closes the record with this ID
 
-	run string
+	run      string
+	takeBack bool // the run was not confirmed: what is done is not finished either
 }
 
 // An opRecord is one operation on the disk with both of its sides.
@@ -148,6 +150,11 @@ func (j *journal) open() error {
 	if err := j.state.makeDir(dir); err != nil {
 		return err
 	}
+	if j.waits {
+		if err := j.state.storeWaiting(Waiting{Run: j.run}); err != nil {
+			return err
+		}
+	}
 	f, err := os.OpenFile(filepath.Join(j.state.disk.Root(), dir, journalFile), os.O_WRONLY|os.O_APPEND|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return fmt.Errorf("journal: %w", err)
@@ -226,6 +233,10 @@ func (s *State) openRecords(run string) ([]*record, error) {
 	if err != nil {
 		return nil, err
 	}
+	waiting, err := s.waiting(run)
+	if err != nil {
+		return nil, err
+	}
 	open := map[int]*record{}
 	for l := range bytes.Lines(b) {
 		if !bytes.HasSuffix(l, []byte("\n")) {
@@ -235,7 +246,11 @@ func (s *State) openRecords(run string) ([]*record, error) {
 		if err := json.Unmarshal(l, rec); err != nil {
 			return nil, fmt.Errorf("%s is damaged: %w; it says what a killed run left half done: compare the files it names with the backups beside it, then move the folder away", s.path(openDir, run, journalFile), err)
 		}
-		if rec.End != "" {
+		rec.takeBack = waiting != nil
+		switch {
+		case rec.End == "done" && rec.takeBack:
+			continue
+		case rec.End != "":
 			delete(open, rec.ID)
 			continue
 		}
@@ -255,6 +270,10 @@ var errForeign = errors.New("somebody else has changed it since")
 // settle returns the operations that finish an open record, when all that is missing lies ready in temporary files, or
 // else take it back. Nothing is to be done where the machine is as it was before, or all is done.
 func (s *State) settle(rec *record, files *overlay) (ops []*Op, forward bool, err error) {
+	if rec.takeBack {
+		ops, err := s.back(rec, files)
+		return ops, false, err
+	}
 	done := make([]bool, len(rec.Ops))
 	all, some := true, false
 	for i, o := range rec.Ops {

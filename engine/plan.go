@@ -13,6 +13,8 @@ type Change struct {
 	Summary string `json:"summary"`
 	Reason  string `json:"reason,omitempty"`
 	Ops     []*Op  `json:"ops"`
+
+	Access []Access `json:"-"` // what the change means for who may get in
 }
 
 // A Failure is a step that could not do its part, with those that could not run because of it.
@@ -41,6 +43,7 @@ type Plan struct {
 	Owed        []Owed
 	Failures    []Failure
 	Warnings    []Warning
+	Access      []Access // what the changes mean for who may get in
 
 	inputs map[string]string
 	reads  map[string]map[string]string
@@ -96,6 +99,9 @@ func recoveryChange(rec *record, ops []*Op, forward bool) *Change {
 		c.Summary = "finish what was left half done"
 	}
 	c.Reason = "run " + rec.run + " was killed in the middle of it"
+	if rec.takeBack {
+		c.Summary, c.Reason = "take back what was not confirmed", "run "+rec.run+" was killed while it waited for converge confirm"
+	}
 	return c
 }
 
@@ -110,7 +116,7 @@ func (r *run) nameOwners(ops []*Op) {
 func (r *run) plan(ctx context.Context, s *Step) outcome {
 	h, err := r.converge(ctx, s)
 	if err != nil {
-		return failed(s, err)
+		return failedAt(s, h, err)
 	}
 	r.note(s, h)
 	if err := r.settleDebts(s, h, nil); err != nil {
@@ -133,7 +139,7 @@ func (r *run) plan(ctx context.Context, s *Step) outcome {
 			return failed(s, err)
 		}
 	}
-	return outcome{state: Changed, change: h.change(), warnings: h.warnings}
+	return outcome{state: Changed, change: h.change(), warnings: h.warnings, access: h.access}
 }
 
 // settleDebts writes down what a service said of its debts.
@@ -180,7 +186,7 @@ func acts(ops []*Op) bool {
 
 // change is the step's operations with what the resource said of them.
 func (h *Host) change() *Change {
-	c := &Change{Address: h.step.Address, Action: actionOf(h.ops), Summary: h.summary, Reason: h.reason, Ops: h.ops}
+	c := &Change{Address: h.step.Address, Action: actionOf(h.ops), Summary: h.summary, Reason: h.reason, Ops: h.ops, Access: h.access}
 	if c.Summary == "" {
 		c.Summary = summaryOf(h.ops)
 	}
@@ -235,6 +241,7 @@ func (p *Plan) take(g *Graph, outcomes []outcome) {
 	}
 	p.Failures = failuresOf(g, outcomes)
 	p.Warnings = warningsOf(g, outcomes)
+	p.Access = accessOf(outcomes)
 }
 
 func warningsOf(g *Graph, outcomes []outcome) []Warning {

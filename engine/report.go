@@ -23,18 +23,20 @@ const (
 	EventFail   EventKind = "fail"
 	EventSkip   EventKind = "skip"
 	EventUndo   EventKind = "undo"
+	EventWait   EventKind = "wait" // for converge confirm
 	EventDone   EventKind = "done"
 )
 
 // An Event is one thing that happened in an apply. Events come in the order of the graph, whatever the parallelism.
 type Event struct {
-	Event   EventKind `json:"event"`
-	Address string    `json:"address,omitempty"`
-	Change  *Change   `json:"change,omitempty"`
-	Owed    *Owed     `json:"owed,omitempty"`
-	Error   string    `json:"error,omitempty"`
-	Cause   string    `json:"cause,omitempty"` // of a skip: the step that failed
-	Stack   string    `json:"-"`               // of a bug
+	Event   EventKind  `json:"event"`
+	Address string     `json:"address,omitempty"`
+	Change  *Change    `json:"change,omitempty"`
+	Owed    *Owed      `json:"owed,omitempty"`
+	Error   string     `json:"error,omitempty"`
+	Cause   string     `json:"cause,omitempty"` // of a skip: the step that failed
+	Until   *time.Time `json:"until,omitempty"` // of a wait
+	Stack   string     `json:"-"`               // of a bug
 }
 
 // A Result is how an apply ended.
@@ -65,6 +67,7 @@ type Report struct {
 	Undone      []string   `json:"undone,omitempty"` // addresses whose changes were put back
 	Failures    []Failure  `json:"failures,omitempty"`
 	Warnings    []Warning  `json:"warnings,omitempty"`
+	Access      []Access   `json:"access,omitempty"`
 	NotRun      []string   `json:"not_run,omitempty"` // stopped before they began
 	Owed        []Owed     `json:"owed"`
 	Plan        string     `json:"plan,omitempty"` // the saved plan that was applied

@@ -18,6 +18,7 @@ type Options struct {
 	Windows       []recipe.Window
 	Only          *SavedPlan // apply: exactly this plan, or nothing
 	Inputs        map[string]string
+	ConfirmWithin time.Duration // apply: put everything back unless it is confirmed; 0: no need
 }
 
 // allowed returns the greatest disruption that may happen at t, and why no greater one.
@@ -59,6 +60,7 @@ type run struct {
 	generated map[string]bool              // paths whose content this run makes anew
 	acted     map[*Step]bool               // steps whose actions were carried out
 	reads     map[string]map[string]string // by step, for saved plans
+	tookBack  string                       // the killed run whose unconfirmed changes were taken back
 }
 
 func (e *Engine) newRun(g *Graph, o Options, owed []Owed, store func([]Owed) error) *run {
@@ -122,6 +124,7 @@ type outcome struct {
 	events []Event
 
 	warnings []string
+	access   []Access
 }
 
 // walk does every step after those that come before it, several at a time. What it returns, and the order of the events,
@@ -271,6 +274,13 @@ func (n node) fingerprint() string {
 		return fmt.Sprintf("file %s %d:%d %s", modeText(n.mode), n.uid, n.gid, n.content.sum())
 	}
 	return "other"
+}
+
+// failedAt is the outcome of a step whose resource returned an error, with what it had to say before.
+func failedAt(s *Step, h *Host, err error) outcome {
+	out := failed(s, err)
+	out.warnings, out.access = h.warnings, h.access
+	return out
 }
 
 // failed is the outcome of a step with an error.

@@ -1,0 +1,198 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+)
+
+// A run can be told to wait for somebody's word that all is well, and to put everything back when it does not come: the
+// change of who may log in that shuts out the one who makes it. The word is a file beside the journal. While it is missing,
+// the run's records count as not finished, so that what a killed run leaves is taken back as well.
+
+// The files of a run's folder that say that it waits, and that it need not any more.
+const (
+	unconfirmedFile = "unconfirmed.json"
+	confirmedFile   = "confirmed"
+)
+
+// confirmPoll is how often a waiting run looks for the word.
+const confirmPoll = 100 * time.Millisecond
+
+// A Waiting run has made its changes, and puts them back at its time unless somebody confirms them.
+type Waiting struct {
+	Run   string    `json:"run"`
+	Until time.Time `json:"until"` // zero while its changes are still being made
+}
+
+// ErrNothingWaits says that no run waits for a confirmation.
+var ErrNothingWaits = errors.New("no run waits for a confirmation")
+
+// Waiting returns the run that waits, if there is one.
+func (s *State) Waiting() (*Waiting, error) {
+	entries, err := s.disk.ReadDir(s.path(openDir))
+	if IsNotExist(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		w, err := s.waiting(e.Name)
+		if w != nil || err != nil {
+			return w, err
+		}
+	}
+	return nil, nil
+}
+
+// waiting reads what an open run's folder says; nil when the run need not be confirmed or is so already.
+func (s *State) waiting(run string) (*Waiting, error) {
+	b, err := s.read(filepath.Join(openDir, run, unconfirmedFile))
+	if IsNotExist(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.disk.Stat(s.path(openDir, run, confirmedFile)); !IsNotExist(err) {
+		return nil, err
+	}
+	w := &Waiting{}
+	if err := json.Unmarshal(b, w); err != nil {
+		return nil, fmt.Errorf("%s is damaged: %w", s.path(openDir, run, unconfirmedFile), err)
+	}
+	return w, nil
+}
+
+func (s *State) storeWaiting(w Waiting) error {
+	b, err := json.Marshal(w)
+	if err != nil {
+		return err
+	}
+	return s.write(filepath.Join(openDir, w.Run, unconfirmedFile), append(b, '\n'))
+}
+
+// Confirm gives the waiting run the word. The error of none wraps ErrNothingWaits: there is none, its time is over, or it
+// was killed, and the next apply takes its changes back.
+func (s *State) Confirm(now time.Time) (*Waiting, error) {
+	w, err := s.Waiting()
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case w == nil:
+		return nil, ErrNothingWaits
+	case s.free(now):
+		return nil, fmt.Errorf("%w: run %s was killed while it waited; converge apply takes its changes back", ErrNothingWaits, w.Run)
+	case w.Until.IsZero():
+		return nil, fmt.Errorf("%w: run %s is still making its changes; it says when it waits", ErrNothingWaits, w.Run)
+	case now.After(w.Until):
+		return nil, fmt.Errorf("%w: the time of run %s was over at %s, and it puts its changes back", ErrNothingWaits, w.Run, w.Until.Format(time.RFC3339))
+	}
+	return w, s.write(filepath.Join(openDir, w.Run, confirmedFile), []byte(now.UTC().Format(time.RFC3339)+"\n"))
+}
+
+// free tells whether nobody holds the run lock.
+func (s *State) free(now time.Time) bool {
+	unlock, err := s.Lock(now)
+	if err == nil {
+		unlock()
+	}
+	return err == nil
+}
+
+// confirmed ends a run that has to be confirmed: it waits, and puts everything back when the word does not come, when the
+// run is told to stop, or when a step has failed.
+func (r *run) confirmed(ctx context.Context, rep *Report) error {
+	if r.options.ConfirmWithin == 0 || len(r.journal.records) == 0 {
+		return nil
+	}
+	why := "a step has failed"
+	if rep.Result == ResultOK {
+		yes, err := r.awaitWord(ctx)
+		if yes || err != nil {
+			return err
+		}
+		if why = fmt.Sprintf("nobody confirmed within %s", r.options.ConfirmWithin); ctx.Err() != nil {
+			why = "told to stop before somebody confirmed"
+		}
+	}
+	return r.takeAllBack(context.WithoutCancel(ctx), rep, why)
+}
+
+// awaitWord waits. The run's own clock may be a test's; the waiting goes by the machine's.
+func (r *run) awaitWord(ctx context.Context) (bool, error) {
+	state, w := r.engine.State, Waiting{Run: r.journal.run, Until: r.engine.Now().UTC().Add(r.options.ConfirmWithin)}
+	if err := state.storeWaiting(w); err != nil {
+		return false, err
+	}
+	r.engine.observe(Event{Event: EventWait, Until: &w.Until})
+	timer, tick := time.NewTimer(r.options.ConfirmWithin), time.NewTicker(confirmPoll)
+	defer timer.Stop()
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false, nil
+		case <-timer.C:
+			still, err := state.waiting(w.Run)
+			return still == nil && err == nil, err
+		case <-tick.C:
+			if still, err := state.waiting(w.Run); still == nil || err != nil {
+				return err == nil, err
+			}
+		}
+	}
+}
+
+// takeAllBack undoes everything that the run has done, and lets its services take up what is on the disk again.
+func (r *run) takeAllBack(ctx context.Context, rep *Report, why string) error {
+	var done []*record
+	for _, rec := range r.journal.records {
+		if rec.End == "done" {
+			done = append(done, rec)
+		}
+	}
+	undone, err := r.undoRecords(done)
+	for _, address := range undone {
+		r.engine.observe(Event{Event: EventUndo, Address: address, Cause: why})
+	}
+	if err == nil {
+		err = r.serveAll(ctx)
+	}
+	rep.Undone, rep.Result = undone, ResultFailed
+	text := why + ": everything was put back"
+	if err != nil {
+		text = fmt.Sprintf("%s, and putting everything back failed: %s", why, Redact(err.Error()))
+	}
+	rep.Failures = append(rep.Failures, Failure{Error: text, Err: errors.Join(errors.New(text), err)})
+	rep.Owed = r.ledger.all()
+	return nil
+}
+
+// notConfirmed is a refusal to go on, after the changes of a killed run that nobody had confirmed were taken back: making
+// them again is for the operator to say.
+func (r *run) notConfirmed() error {
+	if r.tookBack == "" {
+		return nil
+	}
+	return &RefusedError{Reason: fmt.Sprintf("run %s was killed before somebody confirmed it: its changes are taken back, and nothing else is done; look at converge plan, then apply again", r.tookBack)}
+}
+
+// serveAll lets every service take up what is on the disk.
+func (r *run) serveAll(ctx context.Context) error {
+	var errs []error
+	for _, s := range r.graph.Steps {
+		if _, is := s.Resource.(Service); !is {
+			continue
+		}
+		if err := r.serveAgain(ctx, s); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", s.Address, err))
+		}
+	}
+	return errors.Join(errs...)
+}
