@@ -20,10 +20,14 @@ import (
 // A check is how a file_block makes sure that the file it is about to write is one that its reader takes. It sees the
 // staged file, in a plan as in an apply.
 type check interface {
-	// translate puts the lines of the block into the words of their reader, with notes for the operator.
-	translate(h *engine.Host, f *FileBlock, body string) (string, []string, error)
-	// run judges the file with the block in it; changed says whether this run changes it.
-	run(ctx context.Context, h *engine.Host, f *FileBlock, changed bool) error
+	// translate puts lines of the block into the words of their reader, with notes for the operator.
+	translate(h *engine.Host, f *FileBlock, p part) (string, []string, error)
+	// whole adds to the lines of the block what the check needs to have there.
+	whole(body string) string
+	// look returns the file before the step changes it, if run will want it.
+	look(h *engine.Host, f *FileBlock) ([]byte, error)
+	// run judges the file with the block in it; changed says whether the step changes it, and before is what look returned.
+	run(ctx context.Context, h *engine.Host, f *FileBlock, before []byte, changed bool) error
 }
 
 func checkFor(name *string, site Site) (check, error) {
@@ -47,19 +51,25 @@ func checkFor(name *string, site Site) (check, error) {
 // A noCheck takes everything.
 type noCheck struct{}
 
-func (noCheck) translate(_ *engine.Host, _ *FileBlock, body string) (string, []string, error) {
-	return body, nil, nil
+func (noCheck) translate(_ *engine.Host, _ *FileBlock, p part) (string, []string, error) {
+	return p.text, nil, nil
 }
-func (noCheck) run(context.Context, *engine.Host, *FileBlock, bool) error { return nil }
+func (noCheck) whole(body string) string                                          { return body }
+func (noCheck) look(*engine.Host, *FileBlock) ([]byte, error)                     { return nil, nil }
+func (noCheck) run(context.Context, *engine.Host, *FileBlock, []byte, bool) error { return nil }
 
 // A confCheck judges postgresql.conf with all that it includes.
 type confCheck struct{ site Site }
 
-func (confCheck) translate(_ *engine.Host, _ *FileBlock, body string) (string, []string, error) {
-	return body, nil, nil
+func (confCheck) translate(_ *engine.Host, _ *FileBlock, p part) (string, []string, error) {
+	return p.text, nil, nil
 }
 
-func (c confCheck) run(_ context.Context, h *engine.Host, f *FileBlock, _ bool) error {
+func (confCheck) whole(body string) string { return body }
+
+func (confCheck) look(*engine.Host, *FileBlock) ([]byte, error) { return nil, nil }
+
+func (c confCheck) run(ctx context.Context, h *engine.Host, f *FileBlock, _ []byte, changed bool) error {
 	s := c.site.Server
 	conf, err := postgres.ParseConf(hostFiles{h}, f.path, s.DataDirectory)
 	if err != nil {
@@ -73,7 +83,10 @@ func (c confCheck) run(_ context.Context, h *engine.Host, f *FileBlock, _ bool) 
 			return fmt.Errorf("%s line %d: PostgreSQL %d has no setting %q, and a server refuses its whole configuration for one: remove the line", set.File, set.Line, s.Major, set.Name)
 		}
 	}
-	return c.counts(h, f, conf)
+	if err := c.counts(h, f, conf); err != nil || !changed {
+		return err
+	}
+	return c.site.tryChange(ctx, h)
 }
 
 // counts makes sure that the settings of the block are the ones that count: a later file, postgresql.auto.conf above all,
@@ -109,14 +122,14 @@ func (confCheck) counts(h *engine.Host, f *FileBlock, conf *postgres.Conf) error
 // A hbaCheck translates a block for pg_hba.conf into the words of the server's version, and judges the whole file.
 type hbaCheck struct{ site Site }
 
-func (c hbaCheck) translate(h *engine.Host, f *FileBlock, body string) (string, []string, error) {
+func (c hbaCheck) translate(h *engine.Host, f *FileBlock, p part) (string, []string, error) {
 	var networks []string
 	for _, n := range c.site.Environment.CIDRs {
 		networks = append(networks, n.String())
 	}
-	t := hba.Translate([]byte(body), hba.Packaged(c.site.Server.Major), hbaFiles(h, f.path), networks)
+	t := hba.Translate([]byte(p.text), hba.Packaged(c.site.Server.Major), hbaFiles(h, f.path), networks)
 	if len(t.Problems) > 0 {
-		return "", nil, fmt.Errorf("%s: %w", c.origin(f), problems(t.Problems, nil))
+		return "", nil, fmt.Errorf("%s: %w", p.origin, problems(t.Problems, nil))
 	}
 	var notes []string
 	for _, change := range t.Changes {
@@ -125,27 +138,36 @@ func (c hbaCheck) translate(h *engine.Host, f *FileBlock, body string) (string, 
 	return string(t.Text), notes, nil
 }
 
-func (hbaCheck) origin(f *FileBlock) string {
-	if f.Source != nil {
-		return *f.Source
-	}
-	return "the content"
+func (hbaCheck) whole(body string) string { return withBeacon(body) }
+
+// look reads the file: who gets in by it is compared.
+func (hbaCheck) look(h *engine.Host, f *FileBlock) ([]byte, error) { return h.ReadFile(f.path) }
+
+func (c hbaCheck) parse(h *engine.Host, f *FileBlock, text []byte) *hba.File {
+	return hba.Parse(text, hba.Packaged(c.site.Server.Major), hbaFiles(h, f.path))
 }
 
-func (c hbaCheck) run(_ context.Context, h *engine.Host, f *FileBlock, _ bool) error {
+func (c hbaCheck) run(ctx context.Context, h *engine.Host, f *FileBlock, before []byte, changed bool) error {
 	text, err := h.ReadFile(f.path)
 	if err != nil {
 		return err
 	}
-	parsed := hba.Parse(text, hba.Packaged(c.site.Server.Major), hbaFiles(h, f.path))
-	if found := parsed.Problems(); len(found) > 0 {
-		doc, err := parseDocument(text, f.comment)
-		if err != nil {
-			return err
-		}
+	parsed := c.parse(h, f, text)
+	found := parsed.Problems()
+	if len(found) == 0 && !changed {
+		return nil
+	}
+	doc, err := parseDocument(text, f.comment)
+	if err != nil {
+		return err
+	}
+	if len(found) > 0 {
 		return fmt.Errorf("PostgreSQL %d would not load %s: %w", c.site.Server.Major, f.path, problems(found, doc))
 	}
-	return nil
+	if err := c.access(ctx, h, f, before, parsed, doc); err != nil {
+		return err
+	}
+	return c.site.tryChange(ctx, h)
 }
 
 // problems joins what is wrong with a file, and says whose line each is.
@@ -205,11 +227,15 @@ func (d *document) blockAt(line int) string {
 // A commandCheck asks a program. It sees the staged file through a descriptor, so that nothing is written for it.
 type commandCheck struct{ words []string }
 
-func (commandCheck) translate(_ *engine.Host, _ *FileBlock, body string) (string, []string, error) {
-	return body, nil, nil
+func (commandCheck) translate(_ *engine.Host, _ *FileBlock, p part) (string, []string, error) {
+	return p.text, nil, nil
 }
 
-func (c commandCheck) run(ctx context.Context, h *engine.Host, f *FileBlock, changed bool) error {
+func (commandCheck) whole(body string) string { return body }
+
+func (commandCheck) look(*engine.Host, *FileBlock) ([]byte, error) { return nil, nil }
+
+func (c commandCheck) run(ctx context.Context, h *engine.Host, f *FileBlock, _ []byte, changed bool) error {
 	if !changed {
 		return nil
 	}

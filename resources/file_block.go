@@ -128,6 +128,10 @@ func (f *FileBlock) Converge(ctx context.Context, h *engine.Host) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", f.path, err)
 	}
+	before, err := f.check.look(h, f)
+	if err != nil {
+		return err
+	}
 	var edits []edit
 	if len(parts) > 0 {
 		body, notes, err := f.translated(h, parts)
@@ -148,20 +152,19 @@ func (f *FileBlock) Converge(ctx context.Context, h *engine.Host) error {
 			return err
 		}
 	}
-	return f.check.run(ctx, h, f, len(edits) > 0)
+	return f.check.run(ctx, h, f, before, len(edits) > 0)
 }
 
 // A part is lines of the block that come from one place. Messages about them count the lines of that place.
 type part struct {
 	origin string
 	text   string
-	block  *FileBlock // with these lines alone, for the check to name their origin
 }
 
 // parts returns the lines of the block: those of content, then those of source. None: the block is not wanted.
 func (f *FileBlock) parts(h *engine.Host) (parts []part, err error) {
 	if f.Content != nil && (*f.Content != "" || f.Source == nil) {
-		parts = append(parts, part{"the content", *f.Content, f.alone(f.Content, nil)})
+		parts = append(parts, part{"the content", *f.Content})
 	}
 	if f.Source == nil {
 		return parts, nil
@@ -176,19 +179,14 @@ func (f *FileBlock) parts(h *engine.Host) (parts []part, err error) {
 	if err := checkBody(string(b), f.comment); err != nil {
 		return nil, fmt.Errorf("%s: %w", *f.Source, err)
 	}
-	return append(parts, part{*f.Source, string(b), f.alone(nil, f.Source)}), nil
-}
-
-func (f FileBlock) alone(content, source *string) *FileBlock {
-	f.Content, f.Source = content, source
-	return &f
+	return append(parts, part{*f.Source, string(b)}), nil
 }
 
 // translated puts all parts into the words of the file's reader, each by itself, and finds what is wrong with any of them.
 func (f *FileBlock) translated(h *engine.Host, parts []part) (body string, notes []string, err error) {
 	var errs []error
 	for _, p := range parts {
-		text, said, err := f.check.translate(h, p.block, p.text)
+		text, said, err := f.check.translate(h, f, p)
 		errs = append(errs, err)
 		if body != "" && !strings.HasSuffix(body, "\n") {
 			body += "\n"
@@ -201,7 +199,7 @@ func (f *FileBlock) translated(h *engine.Host, parts []part) (body string, notes
 			notes = append(notes, note)
 		}
 	}
-	return body, notes, errors.Join(errs...)
+	return f.check.whole(body), notes, errors.Join(errs...)
 }
 
 func (f *FileBlock) explain(h *engine.Host, doc *document, edits []edit, notes []string) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"converge/engine"
+	"converge/resources/hba"
 	"converge/resources/pki"
 	"converge/resources/postgres"
 )
@@ -38,7 +39,14 @@ func (c postgresqlConverger) converge(ctx context.Context, h *engine.Host) error
 		return c.waitForStart(ctx, h, conf, proc)
 	}
 	ev, err := gather(ctx, h, c.site.Session, c.server, conf)
-	if err != nil {
+	switch {
+	case err != nil && h.Acted():
+		return c.refuse(conf, fmt.Errorf("after postgresql was told to read its files: %w", err))
+	case errors.Is(err, postgres.ErrRefused) && c.wouldAdmit(h):
+		// It runs with other rules than those on the disk, which were put back after they had locked converge out.
+		c.act(h, engine.Reload, "postgresql turns converge away, and the rules on the disk do not", func(ctx context.Context) error { return c.reload(ctx, conf) })
+		return nil
+	case err != nil:
 		return err
 	}
 	owed, isOwed := h.Owed()
@@ -50,7 +58,7 @@ func (c postgresqlConverger) converge(ctx context.Context, h *engine.Host) error
 		if isOwed {
 			h.Paid()
 		}
-		return nil
+		return c.latentOutage(h)
 	}
 	if h.Acted() && len(ev.stale) > 0 {
 		return c.refuse(conf, fmt.Errorf("postgresql was told to read its files again and did not take them: %s%s", strings.Join(ev.stale, "; "), ev.problemsText()))
@@ -63,6 +71,30 @@ func (c postgresqlConverger) converge(ctx context.Context, h *engine.Host) error
 	}
 	c.decide(h, ev, strings.Join(slices.Concat(ev.stale, ev.restart), "; "), conf)
 	return nil
+}
+
+// wouldAdmit tells whether the rules on the disk let converge in.
+func (c postgresqlConverger) wouldAdmit(h *engine.Host) bool {
+	text, err := h.ReadFile(c.server.HBAFile)
+	if err != nil {
+		return false
+	}
+	j := accessJudge{site: c.site}
+	rules := hba.Parse(text, hba.Packaged(c.server.Major), hbaFiles(h, c.server.HBAFile))
+	return slices.ContainsFunc(j.ownVisits(), func(v visit) bool {
+		verdict, err := j.verdict(rules, v)
+		return err == nil && verdict.in && withoutPassword(verdict.rule)
+	})
+}
+
+// latentOutage is an error where the server runs with everything, and would not start again: a file was broken after it was
+// read.
+func (c postgresqlConverger) latentOutage(h *engine.Host) error {
+	found, err := c.site.wouldNotStart(h)
+	if err != nil || len(found) == 0 {
+		return err
+	}
+	return fmt.Errorf("postgresql runs, but would not start again: %s", strings.Join(found, "; "))
 }
 
 func (c postgresqlConverger) needsRestart(ev evidence) bool {
@@ -122,12 +154,7 @@ func (c postgresqlConverger) wouldStart(ctx context.Context, h *engine.Host, con
 		}
 		return c.refuse(conf, fmt.Errorf("postgresql would not take its files: %w", errors.Join(errs...)))
 	}
-	err = c.server.TryStart(ctx, files)
-	switch {
-	case errors.Is(err, postgres.ErrCannotTry):
-		h.Warn(err.Error())
-		return nil
-	case err != nil:
+	if err := c.site.tryStart(ctx, h); err != nil {
 		return c.refuse(conf, err)
 	}
 	return nil
@@ -151,7 +178,7 @@ func (c postgresqlConverger) control() postgres.Control {
 // reload tells the server to read its files, and waits until it has.
 func (c postgresqlConverger) reload(ctx context.Context, conf *postgres.Conf) error {
 	before, err := facts(ctx, c.server)
-	if err != nil {
+	if err != nil && !errors.Is(err, postgres.ErrRefused) {
 		return err
 	}
 	control := c.control()
@@ -162,8 +189,12 @@ func (c postgresqlConverger) reload(ctx context.Context, conf *postgres.Conf) er
 	deadline := time.Now().Add(reloadPatience)
 	for {
 		now, err := facts(ctx, c.server)
+		if errors.Is(err, postgres.ErrRefused) && before.Loaded.IsZero() && time.Now().Before(deadline) {
+			time.Sleep(20 * time.Millisecond) // it was locked out before, and the rules that let it in are on their way
+			continue
+		}
 		if err != nil {
-			return c.refuse(conf, err)
+			return c.refuse(conf, fmt.Errorf("after postgresql was told to read its files: %w", err))
 		}
 		if !now.Loaded.Equal(before.Loaded) {
 			return nil
@@ -248,6 +279,11 @@ func gather(ctx context.Context, h *engine.Host, session *Session, s *postgres.S
 		return ev, err
 	}
 	ev.restart = append(ev.restart, staged...)
+	if len(ev.stale) == 0 {
+		if ev.stale, err = unloaded(ctx, h, s); err != nil {
+			return ev, err
+		}
+	}
 	return ev, ev.compareTLS(ctx, h, s, conf)
 }
 

@@ -123,6 +123,7 @@ func referenceSite() Site {
 		panic(err)
 	}
 	return Site{
+		Trials:      &Trials{},
 		Environment: env, Node: env.Nodes[0],
 		Server: &postgres.Server{Major: 15, DataDirectory: "/db/postgresql/15/data", SSLDirectory: "/db/postgresql/15/ssl"},
 	}

@@ -18,13 +18,16 @@ import (
 
 // A Site is what the types need to know of the node that a recipe is for, before the machine is touched.
 type Site struct {
-	Server      *postgres.Server    // the node's PostgreSQL server
-	Environment *recipe.Environment // never nil
-	Node        recipe.Node
-	Addresses   []netip.Addr                     // of the host's interfaces, where no environment file says its address
-	WasRunning  bool                             // the server ran when this run began
-	Session     *Session                         // opened to it when this run began; nil when it did not run
-	Home        func(user string) (string, bool) // the home directory of an account, if there is one
+	Server        *postgres.Server    // the node's PostgreSQL server
+	Environment   *recipe.Environment // never nil
+	Node          recipe.Node
+	Addresses     []netip.Addr                     // of the host's interfaces, where no environment file says its address
+	Trials        *Trials                          // never nil
+	AcceptLockout bool                             // pg_hba.conf may be changed even when somebody who has to get in could not any more
+	WasRunning    bool                             // the server ran when this run began
+	Session       *Session                         // opened to it when this run began; nil when it did not run
+	Interfaces    []netip.Prefix                   // the addresses of the host with the bits of their networks, loopback among them
+	Home          func(user string) (string, bool) // the home directory of an account, if there is one
 }
 
 // Types returns every type of resource, for one site.

@@ -17,7 +17,8 @@ func (a *app) applyCommand() *cobra.Command {
 applied, once; when anything that it was made from has changed since, nothing is done.`,
 		Example: `  converge apply --role db_master
   converge apply monday.plan
-  converge apply --allow-restart`,
+  converge apply --allow-restart
+  converge apply --confirm-within 60s   # then, from another session: converge confirm`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if f.dryRun && len(args) > 0 {
@@ -31,7 +32,8 @@ applied, once; when anything that it was made from has changed since, nothing is
 			return err
 		},
 	}
-	f.common(c)
+	a.runFlags(c, &f)
+	c.Flags().DurationVar(&f.confirmWithin, "confirm-within", 0, "put everything back unless converge confirm comes within this `TIME`, such as 60s")
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "the same as converge plan")
 	return c
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -21,11 +22,13 @@ type runFlags struct {
 	dryRun           bool
 	allowRestart     bool
 	maxDisruption    string
+	confirmWithin    time.Duration // of apply
 }
 
-func (f *runFlags) common(c *cobra.Command) {
+func (a *app) runFlags(c *cobra.Command, f *runFlags) {
 	c.Flags().BoolVar(&f.detailedExitcode, "detailed-exitcode", false, "exit with 2 when there are changes, with 3 when a restart is owed")
 	c.Flags().BoolVar(&f.allowRestart, "allow-restart", false, "restart now when a restart is needed, without waiting for a maintenance window")
+	c.Flags().BoolVar(&a.flags.acceptLockout, "accept-lockout", false, "change pg_hba.conf even when somebody who has to get in could not any more")
 	c.Flags().StringVar(&f.maxDisruption, "max-disruption", "restart", "the most that may happen to a service: none, reload or restart (`D`)")
 }
 
@@ -37,6 +40,10 @@ func (f *runFlags) options(s *site) (engine.Options, error) {
 		return o, usage("--max-disruption: %w", err)
 	}
 	o.MaxDisruption = most
+	if f.confirmWithin < 0 || f.confirmWithin > time.Hour {
+		return o, usage("--confirm-within %s: between 1s and 1h", f.confirmWithin)
+	}
+	o.ConfirmWithin = f.confirmWithin
 	return o, nil
 }
 
@@ -51,7 +58,7 @@ func (a *app) planCommand() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.plan(cmd, f) },
 	}
-	f.common(c)
+	a.runFlags(c, &f)
 	c.Flags().StringVar(&f.out, "out", "", "save the plan to `FILE` (mode 0600, no secret inside)")
 	return c
 }
@@ -132,7 +139,7 @@ type planJSON struct {
 	Changes     []*engine.Change  `json:"changes"`
 	Unchanged   int               `json:"unchanged"`
 	Owed        []engine.Owed     `json:"owed"`
-	Access      []struct{}        `json:"access"`
+	Access      []engine.Access   `json:"access"`
 	Failures    []engine.Failure  `json:"failures,omitempty"`
 	Warnings    []engine.Warning  `json:"warnings,omitempty"`
 }
@@ -144,7 +151,7 @@ func (a *app) showPlan(p *engine.Plan, s *site) error {
 	}
 	return a.printJSON(planJSON{
 		Format: 1, Environment: p.Environment, Node: p.Node, Role: p.Role, Disruption: p.Disruption,
-		Changes: notNil(p.Changes), Unchanged: p.Unchanged, Owed: notNil(p.Owed), Access: []struct{}{},
+		Changes: notNil(p.Changes), Unchanged: p.Unchanged, Owed: notNil(p.Owed), Access: notNil(p.Access),
 		Failures: p.Failures, Warnings: p.Warnings,
 	})
 }

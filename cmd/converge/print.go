@@ -60,6 +60,7 @@ func (p *printer) plan(plan *engine.Plan, s *site) {
 	for _, c := range plan.Changes {
 		p.change(c)
 	}
+	p.access(plan.Access)
 	p.warnings(plan.Warnings)
 	p.failures(plan.Failures)
 	if len(plan.Changes) == 0 && len(plan.Failures) == 0 {
@@ -185,6 +186,21 @@ func printable(s string) string {
 	}, s)
 }
 
+// accessColors are those of who gains and who loses.
+var accessColors = map[engine.AccessKind]string{engine.AccessLoses: red, engine.AccessGains: green, engine.AccessMethod: yellow}
+
+// access shows who gets in, and who does not any more.
+func (p *printer) access(list []engine.Access) {
+	if len(list) == 0 {
+		return
+	}
+	p.linef("%s", p.paint(bold, "Access:"))
+	for _, a := range list {
+		p.linef("    %s", p.paint(accessColors[a.Change], printable(a.Text)))
+	}
+	p.linef("")
+}
+
 func (p *printer) warnings(list []engine.Warning) {
 	for _, w := range list {
 		fmt.Fprintf(p.errors, "converge: warning: %s: %s\n", w.Address, w.Text)
@@ -194,7 +210,11 @@ func (p *printer) warnings(list []engine.Warning) {
 // failures shows causes, and below each what could not run because of it.
 func (p *printer) failures(list []engine.Failure) {
 	for _, f := range list {
-		fmt.Fprintf(p.errors, "converge: error: %s: %s\n", f.Address, f.Error)
+		where := f.Address
+		if where != "" {
+			where += ": "
+		}
+		fmt.Fprintf(p.errors, "converge: error: %s%s\n", where, f.Error)
 		if len(f.Consequences) > 0 {
 			fmt.Fprintf(p.errors, "  not run because of it: %s\n", strings.Join(f.Consequences, ", "))
 		}
@@ -215,8 +235,11 @@ func (p *printer) event(ev engine.Event) {
 	switch ev.Event {
 	case engine.EventChange:
 		p.change(ev.Change)
+		p.access(ev.Change.Access)
 	case engine.EventUndo:
-		p.linef("%s %s: put back, because %s was refused\n", p.paint(red, "-"), p.paint(bold, ev.Address), ev.Cause)
+		p.linef("%s %s: put back, because %s\n", p.paint(red, "-"), p.paint(bold, ev.Address), ev.Cause)
+	case engine.EventWait:
+		p.linef("%s\n", p.paint(yellow, fmt.Sprintf("Everything is put back at %s, unless somebody runs: converge confirm", ev.Until.Local().Format("15:04:05"))))
 	}
 }
 

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"converge/engine"
@@ -71,6 +74,9 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"last":      scriptLast,
 	"tls":       scriptTLS,
 	"lineorder": lineOrder,
+	"session":   openSession,
+	"confirmed": confirmed,
+	"receiver":  startReceiver,
 }
 
 // exits CODE COMMAND ARG...: the command ends with this exit code.
@@ -298,6 +304,50 @@ func scriptLast(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("there is no run")
 	}
 	ts.Setenv(args[0], names[len(names)-1].Name())
+}
+
+// session USER ADDRESS SSLMODE: a client of this address has a session open until the script ends.
+func openSession(ts *testscript.TestScript, _ bool, args []string) {
+	config, err := pgx.ParseConfig(fmt.Sprintf("host=127.0.0.1 port=5432 user=%s dbname=postgres sslmode=%s", args[0], args[2]))
+	ts.Check(err)
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(args[1])}}
+	config.DialFunc = dialer.DialContext
+	conn, err := pgx.ConnectConfig(context.Background(), config)
+	ts.Check(err)
+	ts.Defer(func() { conn.Close(context.Background()) })
+}
+
+// receiver USER SSLMODE: pg_receivewal, which is to the server what a standby is, receives the log until the script ends.
+func startReceiver(ts *testscript.TestScript, _ bool, args []string) {
+	dir, err := os.MkdirTemp("/var/lib/postgresql", "received")
+	ts.Check(err)
+	ts.Check(os.Chmod(dir, 0o777))
+	cmd := exec.Command("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "/usr/lib/postgresql/15/bin/pg_receivewal",
+		"-D", dir, "-d", fmt.Sprintf("host=127.0.0.1 port=5432 user=%s sslmode=%s", args[0], args[1]))
+	ts.Check(cmd.Start())
+	ts.Defer(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	for range 200 {
+		if out, err := exec.Command("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "/usr/lib/postgresql/15/bin/psql", "-XAtq",
+			"-h", "/var/run/postgresql", "-c", "SELECT count(*) FROM pg_stat_replication").Output(); err == nil && string(out) == "1\n" {
+			return
+		}
+		time.Sleep(25 * time.Millisecond)
+	}
+	ts.Fatalf("pg_receivewal is not connected")
+}
+
+// confirmed: converge confirm, as soon as a run waits for it.
+func confirmed(ts *testscript.TestScript, _ bool, _ []string) {
+	for range 200 {
+		if ts.Exec("converge", "confirm") == nil {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	ts.Fatalf("no run waits")
 }
 
 // lineorder FILE TEXT TEXT...: the texts stand in the file one below the other.

@@ -166,19 +166,28 @@ func describeHost(node recipe.Node) (recipe.Node, []netip.Addr) {
 	return node, addresses
 }
 
-// interfaceAddresses are the addresses by which others can reach the host, sorted.
-func interfaceAddresses() []netip.Addr {
+// interfaces are the host's addresses with the bits of their networks.
+func interfaces() []netip.Prefix {
 	all, err := net.InterfaceAddrs()
 	if err != nil {
 		return nil
 	}
-	var out []netip.Addr
+	var out []netip.Prefix
 	for _, a := range all {
-		p, err := netip.ParsePrefix(a.String())
-		if err != nil || !p.Addr().IsGlobalUnicast() {
-			continue
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			out = append(out, p)
 		}
-		out = append(out, p.Addr())
+	}
+	return out
+}
+
+// interfaceAddresses are the addresses by which others can reach the host, sorted.
+func interfaceAddresses() []netip.Addr {
+	var out []netip.Addr
+	for _, p := range interfaces() {
+		if p.Addr().IsGlobalUnicast() {
+			out = append(out, p.Addr())
+		}
 	}
 	slices.SortFunc(out, netip.Addr.Compare)
 	return slices.Compact(out)
@@ -258,6 +267,7 @@ func (a *app) evaluate(s *site) error {
 		s.inputs[src.Name] = sum(src.Bytes)
 	}
 	s.types.Server, s.types.Environment, s.types.Node = s.server, s.env, s.node
+	s.types.Interfaces, s.types.Trials, s.types.AcceptLockout = interfaces(), &resources.Trials{}, a.flags.acceptLockout
 	s.types.Home = homes(s.engine.Disk)
 	graph, windows, err := a.graphOf(sources, s.types)
 	if err != nil {

@@ -1,0 +1,493 @@
+package resources
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"converge/engine"
+	"converge/engine/recipe"
+	"converge/resources/hba"
+	"converge/resources/postgres"
+)
+
+// An accessJudge says what a new pg_hba.conf means for the people who matter: those who are connected, the environment's
+// nodes and users, and converge itself.
+type accessJudge struct {
+	site   Site
+	doc    *document // the new file, which says whose a line is
+	before *hba.File
+	after  *hba.File
+	people postgres.People // empty while the server does not run
+	facts  hba.Facts
+	limits []string // what was not compared
+}
+
+// access tells what the change means, and refuses it when somebody who has to get in could not any more.
+func (c hbaCheck) access(ctx context.Context, h *engine.Host, f *FileBlock, before []byte, after *hba.File, doc *document) error {
+	j := accessJudge{site: c.site, doc: doc, before: c.parse(h, f, before), after: after}
+	j.facts.Interfaces = c.site.Interfaces
+	if c.site.Session != nil {
+		if err := j.ask(ctx); err != nil {
+			return err
+		}
+	}
+	list, err := j.all()
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.path, err)
+	}
+	h.Affects(list...)
+	for _, text := range append(j.shadowed(), j.limits...) {
+		h.Warn(text)
+	}
+	return c.lockout(h, f, list)
+}
+
+// ask learns from the server who there is.
+func (j *accessJudge) ask(ctx context.Context) error {
+	conn, facts, err := connect(ctx, j.site.Server)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	if j.people, err = conn.People(ctx, facts); err != nil {
+		return err
+	}
+	j.facts.Member = j.people.Member
+	return nil
+}
+
+// lockout refuses a change that shuts somebody out, unless the operator has said that it may.
+func (c hbaCheck) lockout(h *engine.Host, f *FileBlock, list []engine.Access) error {
+	var shutOut []string
+	for _, a := range list {
+		if a.Lockout {
+			shutOut = append(shutOut, a.Text)
+		}
+	}
+	switch {
+	case len(shutOut) == 0:
+		return nil
+	case c.site.AcceptLockout:
+		h.Warn("locked out, as --accept-lockout allows: " + strings.Join(shutOut, "; "))
+		return nil
+	}
+	return &engine.RefusedError{Reason: fmt.Sprintf("%s would lock out who has to get in: %s. Nothing is written: mend the rules, or accept it with --accept-lockout", f.path, strings.Join(shutOut, "; "))}
+}
+
+// all is everything that the change means: who is locked out first, then the open sessions, then the rest.
+func (j *accessJudge) all() ([]engine.Access, error) {
+	var out []engine.Access
+	for _, part := range []func() ([]engine.Access, error){j.own, j.nodes, j.sessions, j.differences} {
+		list, err := part()
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, list...)
+	}
+	slices.SortStableFunc(out, func(a, b engine.Access) int { return accessRank(a) - accessRank(b) })
+	return out, nil
+}
+
+func accessRank(a engine.Access) int {
+	switch {
+	case a.Lockout:
+		return 0
+	case a.Sessions > 0:
+		return 1
+	case a.Change == engine.AccessLoses:
+		return 2
+	case a.Change == engine.AccessMethod:
+		return 3
+	}
+	return 4
+}
+
+// A visit is a connection with the certificate that its client shows.
+type visit struct {
+	hba.Connection
+	shown hba.Certificate
+}
+
+// A verdict is what a file makes of a visit.
+type verdict struct {
+	rule *hba.Rule
+	in   bool
+}
+
+func (j *accessJudge) verdict(f *hba.File, v visit) (verdict, error) {
+	rule, err := f.Match(v.Connection, j.facts)
+	if err != nil {
+		return verdict{}, err
+	}
+	return verdict{rule, rule != nil && rule.Demand().Admits(v.shown)}, nil
+}
+
+// lost is the first of the visits that gets in before and none of which gets in after; nil when there is no such loss.
+func (j *accessJudge) lost(visits []visit) (*engine.Access, error) {
+	var loss *engine.Access
+	for _, v := range visits {
+		before, err := j.verdict(j.before, v)
+		if err != nil {
+			return nil, err
+		}
+		after, err := j.verdict(j.after, v)
+		if err != nil {
+			return nil, err
+		}
+		if after.in {
+			return nil, nil
+		}
+		if before.in && loss == nil {
+			a := accessOf(v, before.rule, after.rule)
+			a.Text = j.phrase(after.rule)
+			loss = &a
+		}
+	}
+	return loss, nil
+}
+
+// accessOf is what changes for one visit.
+func accessOf(v visit, before, after *hba.Rule) engine.Access {
+	a := engine.Access{
+		Change: engine.AccessLoses, Users: []string{v.User}, Databases: []string{v.Database}, From: []string{"local"}, Connection: "local",
+		Replication: v.Replication, Before: accessRule(before), After: accessRule(after),
+	}
+	if v.Replication {
+		a.Databases = []string{}
+	}
+	if v.From.IsValid() {
+		a.From, a.Connection = []string{v.From.String()}, connectionWord(v.Connection)
+	}
+	return a
+}
+
+func connectionWord(c hba.Connection) string {
+	switch {
+	case !c.From.IsValid():
+		return "local"
+	case c.TLS:
+		return "tls"
+	case c.GSS:
+		return "gss"
+	}
+	return "plaintext"
+}
+
+func accessRule(r *hba.Rule) engine.AccessRule {
+	if r == nil {
+		return engine.AccessRule{Options: []string{}}
+	}
+	line := r.Line
+	return engine.AccessRule{File: r.File, Line: &line, Method: r.Method, Options: shown(r.Options)}
+}
+
+// phrase says which line of the new file decides, and what it wants.
+func (j *accessJudge) phrase(r *hba.Rule) string {
+	if r == nil {
+		return "no line is for it"
+	}
+	where := fmt.Sprintf("line %d", r.Line)
+	if r.File != "" {
+		where = fmt.Sprintf("%s line %d", r.File, r.Line)
+	} else {
+		where += j.doc.owner(r.Line)
+	}
+	if r.Demand().Proof != hba.Rejected {
+		return where + " asks for " + wants(r)
+	}
+	return where + " rejects it"
+}
+
+// wants is what a rule asks for, as the server prints it.
+func wants(r *hba.Rule) string {
+	return strings.Join(append([]string{r.Method}, shown(r.Options)...), " ")
+}
+
+// shown is options without the passwords that some methods have in them.
+func shown(options []string) []string {
+	out := []string{}
+	for _, o := range options {
+		out = append(out, engine.Redact(o))
+	}
+	return out
+}
+
+// own is converge's own connection.
+func (j *accessJudge) own() ([]engine.Access, error) {
+	loss, err := j.lostBySystemUser(j.ownVisits())
+	if loss == nil || err != nil {
+		return nil, err
+	}
+	loss.Lockout = true
+	loss.Text = fmt.Sprintf("converge's own connection (%s over the unix socket): %s", loss.Users[0], loss.Text)
+	return []engine.Access{*loss}, nil
+}
+
+// ownVisits are the ways in that converge tries.
+func (j *accessJudge) ownVisits() []visit {
+	s := j.site.Server
+	var visits []visit
+	for _, role := range []string{s.AdminUser, s.Owner.Name} {
+		visits = append(visits, visit{Connection: hba.Connection{User: role, Database: "postgres"}})
+	}
+	return visits
+}
+
+// lostBySystemUser is lost for a client that has no password: only who it is on this machine.
+func (j *accessJudge) lostBySystemUser(visits []visit) (*engine.Access, error) {
+	var loss *engine.Access
+	for _, v := range visits {
+		before, err := j.verdict(j.before, v)
+		if err != nil {
+			return nil, err
+		}
+		after, err := j.verdict(j.after, v)
+		if err != nil {
+			return nil, err
+		}
+		if after.in && withoutPassword(after.rule) {
+			return nil, nil
+		}
+		if before.in && withoutPassword(before.rule) && loss == nil {
+			a := accessOf(v, before.rule, after.rule)
+			a.Text = j.phrase(after.rule)
+			loss = &a
+		}
+	}
+	return loss, nil
+}
+
+func withoutPassword(r *hba.Rule) bool {
+	p := r.Demand().Proof
+	return p == hba.Nothing || p == hba.SystemUser
+}
+
+// nodes are the machines of the environment that have to get in, each over the best connection that it can make.
+func (j *accessJudge) nodes() ([]engine.Access, error) {
+	var out []engine.Access
+	for _, n := range j.site.Environment.Nodes {
+		visits := j.visitsOf(n)
+		if n.Name == j.site.Node.Name || !n.Address.IsValid() || len(visits) == 0 {
+			continue
+		}
+		loss, err := j.lost(visits)
+		if err != nil {
+			return nil, err
+		}
+		if loss == nil {
+			continue
+		}
+		loss.Lockout = true
+		loss.Text = fmt.Sprintf("node %s (%s, %s) as %s, in any way: %s", n.Name, n.Role, n.Address, loss.Users[0], loss.Text)
+		out = append(out, *loss)
+	}
+	return out, nil
+}
+
+// visitsOf are the connections that a node may make: a replica to receive the log, an application host to a database.
+func (j *accessJudge) visitsOf(n recipe.Node) []visit {
+	var what []hba.Connection
+	switch {
+	case n.Role == "db_replica":
+		what = []hba.Connection{{User: j.site.Environment.AdminUser, Replication: true}}
+	case strings.HasPrefix(n.Role, "app"), n.Role == "util":
+		for _, d := range j.databases() {
+			what = append(what, hba.Connection{User: j.site.Environment.AppUser, Database: d})
+		}
+	}
+	var visits []visit
+	for _, c := range what {
+		c.From = n.Address
+		plain := visit{Connection: c}
+		c.TLS = true
+		visits = append(visits, visit{c, hba.CertifiesTheUser}, visit{c, hba.NoCertificate}, plain)
+	}
+	return visits
+}
+
+// databases are those that an application may want. While the server cannot be asked, it is the one of the user's name.
+func (j *accessJudge) databases() []string {
+	if len(j.people.Databases) == 0 {
+		return []string{j.site.Environment.AppUser}
+	}
+	return j.people.Databases
+}
+
+// sessions are the connections that are open now. Those that could not come back as they are are told; a standby among
+// them is locked out.
+func (j *accessJudge) sessions() ([]engine.Access, error) {
+	var out []engine.Access
+	for _, s := range j.people.Sessions {
+		v := visitOf(s)
+		loss, err := j.lost([]visit{v})
+		if err != nil {
+			return nil, err
+		}
+		if loss == nil {
+			continue
+		}
+		better, err := j.cameBack(v)
+		if err != nil {
+			return nil, err
+		}
+		loss.Sessions = s.Count
+		loss.Lockout = s.Standby != "" && !better
+		loss.Text = j.sessionText(s, loss.Text)
+		if better {
+			loss.Text += "; with TLS, which the server did not have until now, it gets in"
+		}
+		out = append(out, *loss)
+	}
+	return out, nil
+}
+
+// cameBack tells whether a client that is here in plaintext because the server has no TLS gets in with it: those that
+// prefer TLS, as libpq does, take it when it is there.
+func (j *accessJudge) cameBack(v visit) (bool, error) {
+	if j.people.TLS || v.TLS || v.GSS || !v.From.IsValid() {
+		return false, nil
+	}
+	v.TLS = true
+	verdict, err := j.verdict(j.after, v)
+	return verdict.in, err
+}
+
+func visitOf(s postgres.Sessions) visit {
+	v := visit{Connection: hba.Connection{From: s.From, TLS: s.TLS, GSS: s.GSS, Database: s.Database, User: s.User, Replication: s.Database == ""}}
+	switch {
+	case s.Certifies():
+		v.shown = hba.CertifiesTheUser
+	case s.Subject != "":
+		v.shown = hba.TrustedByTheCA
+	}
+	return v
+}
+
+func (j *accessJudge) sessionText(s postgres.Sessions, why string) string {
+	sessions, are := "sessions", "are"
+	if s.Count == 1 {
+		sessions, are = "session", "is"
+	}
+	who := fmt.Sprintf("%d open %s of %s", s.Count, sessions, s.User)
+	if s.From.IsValid() {
+		who += "@" + s.From.String()
+	}
+	switch {
+	case s.Standby != "":
+		who = fmt.Sprintf("the connected standby %q (%s@%s)", s.Standby, s.User, addressText(s.From))
+		are = "is"
+	case s.Database != "":
+		who += fmt.Sprintf(" (database %s)", s.Database)
+	}
+	return fmt.Sprintf("%s %s %s and could not come back: %s", who, are, wayText(s), why)
+}
+
+func addressText(a netip.Addr) string {
+	if !a.IsValid() {
+		return "the unix socket"
+	}
+	return a.String()
+}
+
+func wayText(s postgres.Sessions) string {
+	switch {
+	case !s.From.IsValid():
+		return "on the unix socket"
+	case s.GSS:
+		return "encrypted by GSSAPI"
+	case s.TLS && s.Subject == "":
+		return "over TLS without a certificate"
+	case s.TLS:
+		return "over TLS with a certificate"
+	}
+	return "in plaintext"
+}
+
+// differences are what the two files decide differently for anybody: the environment's people by their names.
+func (j *accessJudge) differences() ([]engine.Access, error) {
+	d := hba.Diff(withoutBeacons(j.before), withoutBeacons(j.after), j.names())
+	j.limits = d.Limits
+	var out []engine.Access
+	for _, c := range d.Changes {
+		out = append(out, j.difference(c))
+	}
+	return out, nil
+}
+
+// names are those whom the environment knows, so that they are told apart from any other.
+func (j *accessJudge) names() hba.Names {
+	env := j.site.Environment
+	names := hba.Names{Users: []string{env.AdminUser, env.AppUser}, Databases: j.people.Databases}
+	for _, n := range env.Nodes {
+		if n.Address.IsValid() {
+			names.Networks = append(names.Networks, netip.PrefixFrom(n.Address, n.Address.BitLen()))
+		}
+	}
+	return names
+}
+
+var accessKinds = map[hba.Effect]engine.AccessKind{
+	hba.Loses: engine.AccessLoses, hba.Gains: engine.AccessGains, hba.OtherMethod: engine.AccessMethod,
+}
+
+func (j *accessJudge) difference(c hba.AccessChange) engine.Access {
+	a := engine.Access{
+		Change: accessKinds[c.Effect], Users: c.Users, Databases: append([]string{}, c.Databases...), From: c.From, Connection: c.Connection,
+		Replication: c.Replication, Before: accessRule(c.Before), After: accessRule(c.After),
+	}
+	if c.Connection == "local" {
+		a.From = []string{"local"}
+	}
+	to := "database " + strings.Join(c.Databases, ", ")
+	if c.Replication {
+		to, a.Databases = "physical replication", []string{}
+	}
+	verb := map[hba.Effect]string{hba.Loses: "loses", hba.Gains: "gains", hba.OtherMethod: "keeps, by another method,"}[c.Effect]
+	a.Text = fmt.Sprintf("%s %s %s %s: %s, where %s", strings.Join(c.Users, ", "), verb, to, j.fromText(a), j.phrase(c.After), phraseBefore(c.Before))
+	return a
+}
+
+func (j *accessJudge) fromText(a engine.Access) string {
+	if a.Connection == "local" {
+		return "over the unix socket"
+	}
+	way := map[string]string{"tls": "over TLS", "gss": "with GSSAPI encryption", "plaintext": "in plaintext"}[a.Connection]
+	return "from " + strings.Join(a.From, ", ") + " " + way
+}
+
+func phraseBefore(r *hba.Rule) string {
+	switch {
+	case r == nil:
+		return "no line was for it"
+	case r.Demand().Proof == hba.Rejected:
+		return fmt.Sprintf("line %d rejected it", r.Line)
+	}
+	return fmt.Sprintf("line %d asked for %s", r.Line, wants(r))
+}
+
+// shadowed names the rules of the new file that no connection can come to, and that the old one did not have so.
+func (j *accessJudge) shadowed() []string {
+	known := map[string]bool{}
+	for _, l := range j.before.Lints() {
+		known[lineText(j.before, l)] = known[lineText(j.before, l)] || l.Name == hba.NeverMatches
+	}
+	var out []string
+	for _, l := range j.after.Lints() {
+		if l.Name == hba.NeverMatches && !known[lineText(j.after, l)] {
+			out = append(out, fmt.Sprintf("line %d%s never matches: %s", l.Line, j.doc.owner(l.Line), l.Message))
+		}
+	}
+	return out
+}
+
+func lineText(f *hba.File, l hba.Lint) string {
+	for i := range f.Lines {
+		if l.File == "" && f.Lines[i].Number == l.Line {
+			return f.Lines[i].Text
+		}
+	}
+	return l.File
+}
