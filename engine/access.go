@@ -23,7 +23,7 @@ type Access struct {
 	After       AccessRule `json:"after"`
 	Sessions    int        `json:"sessions,omitempty"` // open right now, that could not come back
 	Lockout     bool       `json:"lockout"`            // somebody who has to get in
-	Text        string     `json:"text"`               // all of it in a sentence
+	Text        string     `json:"text"`               // all of it in a sentence; "" where another's says it too
 }
 
 // An AccessRule is the line that decides. Line is nil where none does, and nobody gets in.

@@ -414,19 +414,67 @@ func (j *accessJudge) differences() ([]engine.Access, error) {
 	for _, c := range d.Changes {
 		out = append(out, j.difference(c))
 	}
-	return out, nil
+	return mergeText(out), nil
 }
+
+// mergeText tells what happens to connections with GSSAPI encryption, which few use, in the sentence of those in plaintext,
+// where the same happens to them.
+func mergeText(list []engine.Access) []engine.Access {
+	at := map[string]int{}
+	for i, a := range list {
+		if a.Connection == "plaintext" {
+			at[sameButWay(a)] = i
+		}
+	}
+	for i, a := range list {
+		if plain, ok := at[sameButWay(a)]; ok && a.Connection == "gss" {
+			list[i].Text = ""
+			list[plain].Text = strings.Replace(list[plain].Text, " in plaintext:", " in plaintext or with GSSAPI encryption:", 1)
+		}
+	}
+	return list
+}
+
+// sameButWay is equal for what differs only in how the connection is encrypted.
+func sameButWay(a engine.Access) string {
+	return fmt.Sprint(a.Change, a.Replication, a.Users, a.Databases, a.From, a.Before.File, lineOf(a.Before), a.After.File, lineOf(a.After))
+}
+
+func lineOf(r engine.AccessRule) int {
+	if r.Line == nil {
+		return 0
+	}
+	return *r.Line
+}
+
+// manyRoles is how many roles of the server are told apart by name. Where there are more, those that the files do not name are
+// "any other".
+const manyRoles = 100
 
 // names are those whom the environment knows, so that they are told apart from any other.
 func (j *accessJudge) names() hba.Names {
 	env := j.site.Environment
 	names := hba.Names{Users: []string{env.AdminUser, env.AppUser}, Databases: j.people.Databases}
+	if len(j.people.Roles) <= manyRoles {
+		for _, r := range j.people.Roles {
+			names.Users = append(names.Users, r.Name)
+		}
+	}
 	for _, n := range env.Nodes {
 		if n.Address.IsValid() {
 			names.Networks = append(names.Networks, netip.PrefixFrom(n.Address, n.Address.BitLen()))
 		}
 	}
 	return names
+}
+
+// listText is a list in a sentence. All of it is in the JSON.
+func listText(list []string) string {
+	const most = 8
+	if len(list) > most {
+		return fmt.Sprintf("%s and %d more", strings.Join(list[:most], ", "), len(list)-most)
+	}
+	return strings.Join(list, ", ")
 }
 
 var accessKinds = map[hba.Effect]engine.AccessKind{
@@ -441,12 +489,12 @@ func (j *accessJudge) difference(c hba.AccessChange) engine.Access {
 	if c.Connection == "local" {
 		a.From = []string{"local"}
 	}
-	to := "database " + strings.Join(c.Databases, ", ")
+	to := "database " + listText(c.Databases)
 	if c.Replication {
 		to, a.Databases = "physical replication", []string{}
 	}
 	verb := map[hba.Effect]string{hba.Loses: "loses", hba.Gains: "gains", hba.OtherMethod: "keeps, by another method,"}[c.Effect]
-	a.Text = fmt.Sprintf("%s %s %s %s: %s, where %s", strings.Join(c.Users, ", "), verb, to, j.fromText(a), j.phrase(c.After), phraseBefore(c.Before))
+	a.Text = fmt.Sprintf("%s %s %s %s: %s, where %s", listText(c.Users), verb, to, j.fromText(a), j.phrase(c.After), phraseBefore(c.Before))
 	return a
 }
 
@@ -455,7 +503,7 @@ func (j *accessJudge) fromText(a engine.Access) string {
 		return "over the unix socket"
 	}
 	way := map[string]string{"tls": "over TLS", "gss": "with GSSAPI encryption", "plaintext": "in plaintext"}[a.Connection]
-	return "from " + strings.Join(a.From, ", ") + " " + way
+	return "from " + listText(a.From) + " " + way
 }
 
 func phraseBefore(r *hba.Rule) string {

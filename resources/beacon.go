@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"converge/engine"
 	"converge/resources/hba"
 	"converge/resources/postgres"
 )
@@ -47,12 +46,9 @@ func (d *document) beacons() []string {
 	return names
 }
 
-// unloaded says which of the blocks' rules in the file, as it is on the disk, the server does not run with.
-func unloaded(ctx context.Context, h *engine.Host, s *postgres.Server) ([]string, error) {
-	text, err := h.ReadFile(s.HBAFile)
-	if err != nil {
-		return nil, err
-	}
+// unloaded says which of the blocks' rules in the file, as it is on the disk, the server does not run with. Where that
+// cannot be told, it calls warn.
+func unloaded(ctx context.Context, text []byte, s *postgres.Server, warn func(string)) ([]string, error) {
 	doc, err := parseDocument(text, "#")
 	if err != nil {
 		return nil, nil // whoever writes the file refuses it and says why
@@ -61,9 +57,7 @@ func unloaded(ctx context.Context, h *engine.Host, s *postgres.Server) ([]string
 	for _, name := range doc.beacons() {
 		loaded, err := s.RuleLoaded(ctx, name)
 		if errors.Is(err, postgres.ErrCannotTell) {
-			if h.Acted() {
-				h.Warn(err.Error())
-			}
+			warn(err.Error())
 			continue
 		}
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -133,7 +134,11 @@ func (c hbaCheck) translate(h *engine.Host, f *FileBlock, p part) (string, []str
 	}
 	var notes []string
 	for _, change := range t.Changes {
-		notes = append(notes, fmt.Sprintf("line %d is written as %q: %s", change.Line, strings.TrimSpace(change.After), change.Why))
+		after := strconv.Quote(strings.TrimSpace(change.After))
+		if f.secret {
+			after = "something else"
+		}
+		notes = append(notes, fmt.Sprintf("line %d is written as %s: %s", change.Line, after, change.Why))
 	}
 	return string(t.Text), notes, nil
 }

@@ -280,11 +280,24 @@ func gather(ctx context.Context, h *engine.Host, session *Session, s *postgres.S
 	}
 	ev.restart = append(ev.restart, staged...)
 	if len(ev.stale) == 0 {
-		if ev.stale, err = unloaded(ctx, h, s); err != nil {
+		if ev.stale, err = unloadedRules(ctx, h, s); err != nil {
 			return ev, err
 		}
 	}
 	return ev, ev.compareTLS(ctx, h, s, conf)
+}
+
+// unloadedRules asks which rules the server runs with. That it cannot be told is worth a word after a reload.
+func unloadedRules(ctx context.Context, h *engine.Host, s *postgres.Server) ([]string, error) {
+	text, err := h.ReadFile(s.HBAFile)
+	if err != nil {
+		return nil, err
+	}
+	return unloaded(ctx, text, s, func(text string) {
+		if h.Acted() {
+			h.Warn(text)
+		}
+	})
 }
 
 // confFiles are the configuration files that hold settings, in the order in which they are read.

@@ -201,9 +201,35 @@ func (in *inspection) ask(ctx context.Context) {
 	case len(in.status.HBA.Errors) > 0 || time.Unix(info.Ident.Ctime.Unix()).After(facts.Loaded):
 		in.status.HBA.Loaded = "no"
 	default:
-		in.status.HBA.Loaded = "yes"
+		in.status.HBA.Loaded = in.loaded(ctx)
 	}
 }
+
+// loaded asks the server by the beacons which rules it runs with.
+func (in *inspection) loaded(ctx context.Context) string {
+	s := in.site.Server
+	text, _, err := in.disk.ReadFile(s.HBAFile, hbaLimit)
+	if err != nil {
+		in.unknown("pg_hba.conf", err)
+		return "unknown"
+	}
+	told := true
+	missing, err := unloaded(ctx, text, s, func(string) { told = false })
+	switch {
+	case err != nil:
+		in.unknown("which rules are loaded", err)
+		return "unknown"
+	case !told:
+		return "unknown"
+	}
+	for _, m := range missing {
+		in.problem("converge apply", "%s", m)
+	}
+	return yesNo(len(missing) == 0)
+}
+
+// hbaLimit is the largest pg_hba.conf, in bytes, that is looked at.
+const hbaLimit = 64 << 20
 
 // step looks at what a step of the graph keeps on the disk.
 func (in *inspection) step(s *engine.Step) {

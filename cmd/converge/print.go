@@ -196,6 +196,9 @@ func (p *printer) access(list []engine.Access) {
 	}
 	p.linef("%s", p.paint(bold, "Access:"))
 	for _, a := range list {
+		if a.Text == "" {
+			continue
+		}
 		p.linef("    %s", p.paint(accessColors[a.Change], printable(a.Text)))
 	}
 	p.linef("")
