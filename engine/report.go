@@ -144,15 +144,7 @@ func (s *State) finish(run string, r *Report) error {
 	if err != nil {
 		return err
 	}
-	b = append(b, '\n')
-	if _, err := s.disk.Stat(s.path(openDir, run)); IsNotExist(err) {
-		// Nothing was changed, so there is no journal. A run that is killed here has left nothing half done.
-		if err := s.write(filepath.Join(runsDir, run, reportFile), b); err != nil {
-			return err
-		}
-		return s.prune()
-	}
-	if err := s.write(filepath.Join(openDir, run, reportFile), b); err != nil {
+	if err := s.write(filepath.Join(openDir, run, reportFile), append(b, '\n')); err != nil {
 		return err
 	}
 	if err := s.makeDir(s.path(runsDir)); err != nil {

@@ -167,6 +167,9 @@ func kernel(root, p string, last bool) string {
 	// A trailing "." or "/" makes the kernel follow the last link whatever the flags say; here they mean nothing.
 	parts, _ := split(p)
 	fd, err := unix.Openat2(dir, "/"+strings.Join(parts, "/"), &how)
+	for err == unix.EAGAIN { // openat2(2): something was renamed or mounted anywhere on the machine
+		fd, err = unix.Openat2(dir, "/"+strings.Join(parts, "/"), &how)
+	}
 	if err != nil {
 		return "nothing"
 	}
