@@ -87,7 +87,7 @@ func (c confCheck) run(ctx context.Context, h *engine.Host, f *FileBlock, _ []by
 	if err := c.counts(h, f, conf); err != nil || !changed {
 		return err
 	}
-	return c.site.tryChange(ctx, h)
+	return c.site.tryChange(ctx, h, c.site.trySettings)
 }
 
 // counts makes sure that the settings of the block are the ones that count: a later file, postgresql.auto.conf above all,
@@ -172,7 +172,7 @@ func (c hbaCheck) run(ctx context.Context, h *engine.Host, f *FileBlock, before 
 	if err := c.access(ctx, h, f, before, parsed, doc); err != nil {
 		return err
 	}
-	return c.site.tryChange(ctx, h)
+	return c.site.tryChange(ctx, h, c.site.tryFiles)
 }
 
 // problems joins what is wrong with a file, and says whose line each is.

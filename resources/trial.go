@@ -36,15 +36,37 @@ func (t *Trials) add(state [sha256.Size]byte) {
 // tryStart asks the server's own program whether it would start with the files as they are now, staged or written. That it
 // cannot be asked is a warning.
 func (s Site) tryStart(ctx context.Context, h *engine.Host) error {
+	if err := s.trySettings(ctx, h); err != nil {
+		return err
+	}
+	return s.tryFiles(ctx, h)
+}
+
+// trySettings is the half of it that is about the settings.
+func (s Site) trySettings(ctx context.Context, h *engine.Host) error {
 	conf, err := s.Server.Conf(hostFiles{h})
 	if err != nil {
 		return err
 	}
-	state := s.stateOf(h, conf)
+	return s.try(ctx, h, confFiles(s.Server, conf), s.Server.TrySettings)
+}
+
+// tryFiles is the half that is about TLS and authentication.
+func (s Site) tryFiles(ctx context.Context, h *engine.Host) error {
+	conf, err := s.Server.Conf(hostFiles{h})
+	if err != nil {
+		return err
+	}
+	files := append(confFiles(s.Server, conf), s.Server.HBAFile, s.Server.IdentFile)
+	return s.try(ctx, h, append(files, tlsFiles(s.Server, conf)...), s.Server.TryFiles)
+}
+
+func (s Site) try(ctx context.Context, h *engine.Host, files []string, ask func(context.Context, postgres.Files) error) error {
+	state := stateOf(h, files)
 	if s.Trials.has(state) {
 		return nil
 	}
-	err = s.Server.TryStart(ctx, hostFiles{h})
+	err := ask(ctx, hostFiles{h})
 	if errors.Is(err, postgres.ErrCannotTry) {
 		h.Warn(err.Error())
 		return nil
@@ -55,14 +77,14 @@ func (s Site) tryStart(ctx context.Context, h *engine.Host) error {
 	return err
 }
 
-// tryChange is tryStart for a step that changes one of the files: what is wrong with the others is not its fault, and may
-// be about to be mended. The step of the service judges all of them.
-func (s Site) tryChange(ctx context.Context, h *engine.Host) error {
+// tryChange asks about the file that a step changes. What is wrong with the others is not its fault, and may be about to be
+// mended: the step of the service judges all of them.
+func (s Site) tryChange(ctx context.Context, h *engine.Host, ask func(context.Context, *engine.Host) error) error {
 	problems, err := s.wouldNotStart(h)
 	if err != nil || len(problems) > 0 {
 		return nil
 	}
-	return s.tryStart(ctx, h)
+	return ask(ctx, h)
 }
 
 // wouldNotStart is what this program itself finds that would keep the server from starting. It costs no child.
@@ -90,11 +112,10 @@ func (s Site) wouldNotStart(h *engine.Host) ([]string, error) {
 	return out, nil
 }
 
-// stateOf is a sum of all that the program would read.
-func (s Site) stateOf(h *engine.Host, conf *postgres.Conf) (sum [sha256.Size]byte) {
+// stateOf is a sum of the files with their owners and modes.
+func stateOf(h *engine.Host, files []string) (sum [sha256.Size]byte) {
 	state := sha256.New()
-	files := append(confFiles(s.Server, conf), s.Server.HBAFile, s.Server.IdentFile)
-	for _, f := range append(files, tlsFiles(s.Server, conf)...) {
+	for _, f := range files {
 		b, err := h.ReadFile(f)
 		st, _ := h.Stat(f)
 		fmt.Fprintf(state, "%s %d %v %v %d:%d\n", f, len(b), err, st.Mode, st.UID, st.GID)

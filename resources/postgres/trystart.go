@@ -34,6 +34,20 @@ var ErrCannotTry = errors.New("cannot try the files with the server's own progra
 // Not seen: files that pg_hba.conf names by an absolute path, while they are only staged; and whether the memory and
 // the ports of the settings can be had.
 func (s *Server) TryStart(ctx context.Context, files Files) error {
+	return s.try(ctx, files, (*trial).checkSettings, (*trial).start)
+}
+
+// TrySettings is the half of TryStart that is about the names and values of all settings.
+func (s *Server) TrySettings(ctx context.Context, files Files) error {
+	return s.try(ctx, files, (*trial).checkSettings)
+}
+
+// TryFiles is the other half: the TLS files, pg_hba.conf and pg_ident.conf.
+func (s *Server) TryFiles(ctx context.Context, files Files) error {
+	return s.try(ctx, files, (*trial).start)
+}
+
+func (s *Server) try(ctx context.Context, files Files, questions ...func(*trial, context.Context) error) error {
 	if s.BinDirectory == "" || !isExecutable(path.Join(s.BinDirectory, "postgres")) {
 		return fmt.Errorf("%w: there is no postgres in %q", ErrCannotTry, s.BinDirectory)
 	}
@@ -49,21 +63,23 @@ func (s *Server) TryStart(ctx context.Context, files Files) error {
 	}
 	return apart(func() error {
 		t := trial{server: s, files: files, conf: conf, place: hiddenPlace(s)}
-		return t.run(ctx)
+		return t.run(ctx, questions)
 	})
 }
 
-func (t *trial) run(ctx context.Context) error {
+func (t *trial) run(ctx context.Context, questions []func(*trial, context.Context) error) error {
 	defer t.end()
 	if err := t.prepare(); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, trialTimeout)
 	defer cancel()
-	if err := t.checkSettings(ctx); err != nil {
-		return err
+	for _, ask := range questions {
+		if err := ask(t, ctx); err != nil {
+			return err
+		}
 	}
-	return t.start(ctx)
+	return nil
 }
 
 const trialTimeout = 20 * time.Second
