@@ -1,7 +1,6 @@
 package hba
 
 import (
-	"maps"
 	"slices"
 	"strconv"
 )
@@ -84,7 +83,8 @@ func (c *contest) only(f func(*claim) *ids) (out contest) {
 // walk goes through the connections that two files may decide differently.
 type walk struct {
 	space *space
-	steps int // how many may still be taken
+	steps int     // how many may still be taken
+	at    []int32 // for split: where the claims to a member are, from 1 on; 0: nowhere
 }
 
 // spend takes steps. False: none are left, and the walk ends.
@@ -388,46 +388,60 @@ type part struct {
 // split takes a dimension apart. The first so many of its members, the singles, are one thing each; named are those that a
 // claim is to, and takesAll tells whether nobody of a member comes past it. Parts without a changed claim have no claims.
 func (w *walk) split(c contest, singles int32, named func(*claim) ids, takesAll func(*claim, int32) bool) []part {
-	var all contest
-	each := map[int32]*contest{}
-	for side, claims := range c {
-		for _, c := range claims {
-			members := named(c)
-			if members.all {
-				all[side] = append(all[side], c)
-			}
-			if !w.spend(len(members.list) + 1) {
-				return nil
-			}
-			for _, m := range members.list {
-				if each[m] == nil {
-					each[m] = new(contest)
-				}
-				each[m][side] = append(each[m][side], c)
-			}
+	all, members, each := w.sort(c, named)
+	changed := all.changed()
+	var others []int32
+	for m := range singles {
+		if w.at[m] == 0 {
+			others = append(others, m)
 		}
 	}
-	changed := all.changed()
-	var parts []part
-	for _, m := range slices.Sorted(maps.Keys(each)) {
+	parts := make([]part, 0, len(members)+1)
+	for _, m := range members {
+		mine := &each[w.at[m]-1]
 		p := part{members: []int32{m}, one: true}
-		if changed || each[m].changed() {
+		if changed || mine.changed() {
 			for side := range p.claims {
-				p.claims[side] = w.merge(each[m][side], all[side], func(c *claim) bool { return takesAll(c, m) })
+				p.claims[side] = w.merge(mine[side], all[side], func(c *claim) bool { return takesAll(c, m) })
 			}
 		}
 		parts = append(parts, p)
 	}
-	var others []int32
-	for m := range singles {
-		if each[m] == nil {
-			others = append(others, m)
-		}
+	for _, m := range members {
+		w.at[m] = 0
 	}
 	if changed && len(others) > 0 {
 		parts = append(parts, part{members: others, claims: all})
 	}
 	return parts
+}
+
+// sort finds the claims to everybody, the members that others name, in order, and the claims to each of these.
+func (w *walk) sort(c contest, named func(*claim) ids) (all contest, members []int32, each []contest) {
+	if w.at == nil {
+		w.at = make([]int32, max(len(w.space.users), len(w.space.databases)))
+	}
+	for side, claims := range c {
+		for _, c := range claims {
+			to := named(c)
+			if to.all {
+				all[side] = append(all[side], c)
+			}
+			if !w.spend(len(to.list) + 1) {
+				continue
+			}
+			for _, m := range to.list {
+				if w.at[m] == 0 {
+					members, each = append(members, m), append(each, contest{})
+					w.at[m] = int32(len(each))
+				}
+				mine := &each[w.at[m]-1][side]
+				*mine = append(*mine, c)
+			}
+		}
+	}
+	slices.Sort(members)
+	return all, members, each
 }
 
 // merge puts two lists of claims into one, in the order of the file, up to one that takes all.
