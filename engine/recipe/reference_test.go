@@ -45,7 +45,7 @@ var examples = map[string]struct{ call, what string }{
 	"min":        {`min(3, 5)`, "the smallest number"},
 	"range":      {`range(1, 4)`, "numbers from one up to below another"},
 	"regex":      {`regex("[0-9]+", "db12")`, "what a regular expression matches; nothing is an error"},
-	"replace":    {`replace("a-b", "-", "_")`, "a text with one part in place of another; /.../ is a regular expression"},
+	"replace":    {`replace("a-b", "-", "_")`, "a text with one part in place of another"},
 	"reverse":    {`reverse(["a", "b"])`, "the other way round"},
 	"setunion":   {`setunion(["a"], ["b"])`, "what is in any of the sets"},
 	"slice":      {`slice(["a", "b", "c"], 1, 3)`, "elements from a place up to below another"},
