@@ -46,8 +46,8 @@ func (e *Engine) Apply(ctx context.Context, g *Graph, o Options) (*Report, error
 	for _, c := range rep.Changes {
 		e.observe(Event{Event: EventChange, Address: c.Address, Change: c})
 	}
-	if refused := r.notConfirmed(); refused != nil {
-		rep.Result, rep.Failures, rep.Owed = ResultRefused, []Failure{{Error: refused.Error(), Err: errors.Join(refused, r.serveAll(ctx))}}, r.ledger.all()
+	if refused := r.notConfirmed(ctx); refused != nil {
+		rep.Result, rep.Failures, rep.Owed = ResultRefused, []Failure{{Error: Redact(refused.Error()), Err: refused}}, r.ledger.all()
 	} else {
 		rep.take(r, r.walk(ctx, r.apply))
 		if err := r.confirmed(ctx, rep); err != nil {

@@ -5,18 +5,29 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"strings"
 	"time"
+
+	"converge/engine/disk"
 )
 
 // A run can be told to wait for somebody's word that all is well, and to put everything back when it does not come: the
-// change of who may log in that shuts out the one who makes it. The word is a file beside the journal. While it is missing,
-// the run's records count as not finished, so that what a killed run leaves is taken back as well.
+// change of who may log in that shuts out the one who makes it. The word is a file beside the journal, which is made once:
+// by converge confirm, or by the run itself when it puts everything back, so that only one of them has its way. While nothing
+// is confirmed the run's records count as not finished: what a killed run leaves is taken back as well.
 
-// The files of a run's folder that say that it waits, and that it need not any more.
+// The files of a run's folder that say that it waits, and what became of that.
 const (
 	unconfirmedFile = "unconfirmed.json"
-	confirmedFile   = "confirmed"
+	wordFile        = "word"
+)
+
+// The words.
+const (
+	wordConfirmed = "confirmed"
+	wordWithdrawn = "withdrawn" // nobody may confirm any more: everything is put back
 )
 
 // confirmPoll is how often a waiting run looks for the word.
@@ -58,7 +69,7 @@ func (s *State) waiting(run string) (*Waiting, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.disk.Stat(s.path(openDir, run, confirmedFile)); !IsNotExist(err) {
+	if word, err := s.word(run); err != nil || word == wordConfirmed {
 		return nil, err
 	}
 	w := &Waiting{}
@@ -76,6 +87,32 @@ func (s *State) storeWaiting(w Waiting) error {
 	return s.write(filepath.Join(openDir, w.Run, unconfirmedFile), append(b, '\n'))
 }
 
+// word reads what was said of a run; "" while nothing was.
+func (s *State) word(run string) (string, error) {
+	b, err := s.read(filepath.Join(openDir, run, wordFile))
+	if IsNotExist(err) {
+		return "", nil
+	}
+	return strings.TrimSpace(string(b)), err
+}
+
+// say says a word of a run, unless another was said before, and returns the one that counts.
+func (s *State) say(run, word string) (string, error) {
+	name := s.path(openDir, run, wordFile)
+	staged, err := s.disk.Stage(disk.File{Path: name, Content: []byte(word + "\n"), Mode: 0o600, UID: s.euid, GID: os.Getegid(), Secret: true,
+		Temp: fmt.Sprintf("%s%s-%d", stateTemp, word, os.Getpid())})
+	if err != nil {
+		return "", err
+	}
+	if err := staged.Switch(disk.Before{}); err != nil {
+		if said, errRead := s.word(run); said != "" {
+			return said, errRead
+		}
+		return "", err
+	}
+	return word, nil
+}
+
 // Confirm gives the waiting run the word. The error of none wraps ErrNothingWaits: there is none, its time is over, or it
 // was killed, and the next apply takes its changes back.
 func (s *State) Confirm(now time.Time) (*Waiting, error) {
@@ -86,23 +123,22 @@ func (s *State) Confirm(now time.Time) (*Waiting, error) {
 	switch {
 	case w == nil:
 		return nil, ErrNothingWaits
-	case s.free(now):
+	case !s.busy():
 		return nil, fmt.Errorf("%w: run %s was killed while it waited; converge apply takes its changes back", ErrNothingWaits, w.Run)
 	case w.Until.IsZero():
 		return nil, fmt.Errorf("%w: run %s is still making its changes; it says when it waits", ErrNothingWaits, w.Run)
 	case now.After(w.Until):
-		return nil, fmt.Errorf("%w: the time of run %s was over at %s, and it puts its changes back", ErrNothingWaits, w.Run, w.Until.Format(time.RFC3339))
+		return nil, tooLate(w)
 	}
-	return w, s.write(filepath.Join(openDir, w.Run, confirmedFile), []byte(now.UTC().Format(time.RFC3339)+"\n"))
+	said, err := s.say(w.Run, wordConfirmed)
+	if err == nil && said != wordConfirmed {
+		err = tooLate(w)
+	}
+	return w, err
 }
 
-// free tells whether nobody holds the run lock.
-func (s *State) free(now time.Time) bool {
-	unlock, err := s.Lock(now)
-	if err == nil {
-		unlock()
-	}
-	return err == nil
+func tooLate(w *Waiting) error {
+	return fmt.Errorf("%w: run %s puts its changes back: its time was over at %s, or it was told to stop", ErrNothingWaits, w.Run, w.Until.Format(time.RFC3339))
 }
 
 // confirmed ends a run that has to be confirmed: it waits, and puts everything back when the word does not come, when the
@@ -134,19 +170,22 @@ func (r *run) awaitWord(ctx context.Context) (bool, error) {
 	timer, tick := time.NewTimer(r.options.ConfirmWithin), time.NewTicker(confirmPoll)
 	defer timer.Stop()
 	defer tick.Stop()
-	for {
+	for waits := true; waits; {
 		select {
 		case <-ctx.Done():
-			return false, nil
+			waits = false
 		case <-timer.C:
-			still, err := state.waiting(w.Run)
-			return still == nil && err == nil, err
+			waits = false
 		case <-tick.C:
-			if still, err := state.waiting(w.Run); still == nil || err != nil {
-				return err == nil, err
+			said, err := state.word(w.Run)
+			if err != nil {
+				return false, err
 			}
+			waits = said == ""
 		}
 	}
+	said, err := state.say(w.Run, wordWithdrawn)
+	return said == wordConfirmed, err
 }
 
 // takeAllBack undoes everything that the run has done, and lets its services take up what is on the disk again.
@@ -174,13 +213,17 @@ func (r *run) takeAllBack(ctx context.Context, rep *Report, why string) error {
 	return nil
 }
 
-// notConfirmed is a refusal to go on, after the changes of a killed run that nobody had confirmed were taken back: making
-// them again is for the operator to say.
-func (r *run) notConfirmed() error {
+// notConfirmed ends a run that took back what a killed one had left unconfirmed: the services serve what is on the disk
+// again, and making the changes once more is for the operator to say. nil: nothing of the kind was there.
+func (r *run) notConfirmed(ctx context.Context) error {
 	if r.tookBack == "" {
 		return nil
 	}
-	return &RefusedError{Reason: fmt.Sprintf("run %s was killed before somebody confirmed it: its changes are taken back, and nothing else is done; look at converge plan, then apply again", r.tookBack)}
+	refused := &RefusedError{Reason: fmt.Sprintf("run %s was killed before somebody confirmed it: its changes are taken back, and nothing else is done; look at converge plan, then apply again", r.tookBack)}
+	if err := r.serveAll(ctx); err != nil {
+		return fmt.Errorf("%w; and afterwards: %w", refused, err)
+	}
+	return refused
 }
 
 // serveAll lets every service take up what is on the disk.

@@ -90,6 +90,52 @@ func TestConfirmed(t *testing.T) {
 	}
 }
 
+// Who confirms and the run that gives up cannot both have their way.
+func TestOneWordCounts(t *testing.T) {
+	for range 30 {
+		b := newConfirmBench(t)
+		said := make(chan error, 1)
+		b.onWait(func() {
+			go func() {
+				var err error
+				for {
+					if _, err = b.engine.State.Confirm(time.Now()); err == nil || !strings.Contains(err.Error(), "still making") {
+						break
+					}
+				}
+				said <- err
+			}()
+		})
+		r := b.applyWithin(t.Context(), time.Millisecond)
+		if confirmed := <-said == nil; confirmed != (r.Result == ResultOK) {
+			t.Fatalf("converge confirm was told that it worked: %v, and the run ends with %s", confirmed, r.Result)
+		}
+		if r.Result == ResultOK {
+			b.wantsAll("new\n", "made\n")
+		} else {
+			b.wantsAll("old\n", "absent")
+		}
+	}
+}
+
+// A plan, and so the status, from the session that is to confirm: nothing was killed, and nothing is to be taken back.
+func TestPlanWhileWaiting(t *testing.T) {
+	b := newConfirmBench(t)
+	var p *Plan
+	b.onWait(func() {
+		p = b.plan()
+		if _, err := b.engine.State.Confirm(time.Now()); err != nil {
+			t.Error(err)
+		}
+	})
+	if r := b.applyWithin(t.Context(), time.Minute); r.Result != ResultOK {
+		t.Errorf("%+v", r)
+	}
+	if len(p.Changes) > 0 {
+		t.Errorf("the plan wants to change %v", addresses(p.Changes))
+	}
+}
+
 func TestNotConfirmed(t *testing.T) {
 	b := newConfirmBench(t)
 	r := b.applyWithin(t.Context(), 250*time.Millisecond)

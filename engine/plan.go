@@ -52,14 +52,21 @@ type Plan struct {
 // Plan finds out what an apply would do. It writes nothing at all. The error is for what concerns the whole run; what
 // concerns a step is among the plan's failures.
 func (e *Engine) Plan(ctx context.Context, g *Graph, o Options) (*Plan, error) {
+	// While a run is under way, what it has not finished is not left by a killed one.
+	return e.plan(ctx, g, o, !e.State.busy())
+}
+
+func (e *Engine) plan(ctx context.Context, g *Graph, o Options, recovers bool) (*Plan, error) {
 	owed, err := e.State.Owed()
 	if err != nil {
 		return nil, err
 	}
 	r := e.newRun(g, o, owed, nil)
 	p := &Plan{Environment: g.Environment, Node: g.Node, Role: g.Role, inputs: o.Inputs}
-	if err := r.planRecovery(p); err != nil {
-		return nil, err
+	if recovers {
+		if err := r.planRecovery(p); err != nil {
+			return nil, err
+		}
 	}
 	p.take(r.graph, r.walk(ctx, r.plan))
 	p.Owed = r.ledger.all()

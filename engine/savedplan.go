@@ -90,7 +90,7 @@ func (e *Engine) stillHolds(ctx context.Context, g *Graph, o Options) error {
 	if used {
 		return &RefusedError{Reason: "the plan was applied before: a plan is good for one run; make a new one"}
 	}
-	now, err := e.Plan(ctx, g, o)
+	now, err := e.plan(ctx, g, o, true)
 	if err != nil {
 		return err
 	}

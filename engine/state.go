@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+	"golang.org/x/sys/unix"
 
 	"converge/engine/disk"
 )
@@ -133,6 +134,10 @@ func (s *State) Lock(now time.Time) (unlock func(), err error) {
 	path := filepath.Join(s.disk.Root(), s.path("lock"))
 	lock := flock.New(path, flock.SetPermissions(0o600))
 	got, err := lock.TryLock()
+	if err == nil && !got {
+		time.Sleep(lookTime) // it may be somebody who only looks whether it is held
+		got, err = lock.TryLock()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", s.path("lock"), err)
 	}
@@ -151,6 +156,19 @@ func (s *State) Lock(now time.Time) (unlock func(), err error) {
 		return nil, fmt.Errorf("write the holder of the lock: %w", err)
 	}
 	return func() { lock.Unlock() }, nil
+}
+
+// lookTime is more than busy holds the lock for.
+const lookTime = 20 * time.Millisecond
+
+// busy tells whether a run is under way. It writes nothing.
+func (s *State) busy() bool {
+	f, err := os.Open(filepath.Join(s.disk.Root(), s.path("lock")))
+	if err != nil {
+		return false // no run ever was
+	}
+	defer f.Close()
+	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
 }
 
 func (s *State) holder() string {

@@ -105,10 +105,11 @@ func accessRank(a engine.Access) int {
 	return 4
 }
 
-// A visit is a connection with the certificate that its client shows.
+// A visit is a connection with what its client has to show.
 type visit struct {
 	hba.Connection
-	shown hba.Certificate
+	shown  hba.Certificate
+	system bool // nothing but who it is on this machine: no password
 }
 
 // A verdict is what a file makes of a visit.
@@ -122,7 +123,12 @@ func (j *accessJudge) verdict(f *hba.File, v visit) (verdict, error) {
 	if err != nil {
 		return verdict{}, err
 	}
-	return verdict{rule, rule != nil && rule.Demand().Admits(v.shown)}, nil
+	return verdict{rule, rule != nil && rule.Demand().Admits(v.shown) && (!v.system || withoutPassword(rule))}, nil
+}
+
+func withoutPassword(r *hba.Rule) bool {
+	p := r.Demand().Proof
+	return p == hba.Nothing || p == hba.SystemUser
 }
 
 // lost is the first of the visits that gets in before and none of which gets in after; nil when there is no such loss.
@@ -189,16 +195,19 @@ func (j *accessJudge) phrase(r *hba.Rule) string {
 	if r == nil {
 		return "no line is for it"
 	}
-	where := fmt.Sprintf("line %d", r.Line)
-	if r.File != "" {
-		where = fmt.Sprintf("%s line %d", r.File, r.Line)
-	} else {
-		where += j.doc.owner(r.Line)
-	}
+	where := j.place(r.File, r.Line)
 	if r.Demand().Proof != hba.Rejected {
 		return where + " asks for " + wants(r)
 	}
 	return where + " rejects it"
+}
+
+// place is a line of the new file, with whose it is.
+func (j *accessJudge) place(file string, line int) string {
+	if file != "" {
+		return fmt.Sprintf("%s line %d", file, line)
+	}
+	return fmt.Sprintf("line %d%s", line, j.doc.owner(line))
 }
 
 // wants is what a rule asks for, as the server prints it.
@@ -217,7 +226,7 @@ func shown(options []string) []string {
 
 // own is converge's own connection.
 func (j *accessJudge) own() ([]engine.Access, error) {
-	loss, err := j.lostBySystemUser(j.ownVisits())
+	loss, err := j.lost(j.ownVisits())
 	if loss == nil || err != nil {
 		return nil, err
 	}
@@ -231,89 +240,73 @@ func (j *accessJudge) ownVisits() []visit {
 	s := j.site.Server
 	var visits []visit
 	for _, role := range []string{s.AdminUser, s.Owner.Name} {
-		visits = append(visits, visit{Connection: hba.Connection{User: role, Database: "postgres"}})
+		visits = append(visits, visit{Connection: hba.Connection{User: role, Database: "postgres"}, system: true})
 	}
 	return visits
 }
 
-// lostBySystemUser is lost for a client that has no password: only who it is on this machine.
-func (j *accessJudge) lostBySystemUser(visits []visit) (*engine.Access, error) {
-	var loss *engine.Access
-	for _, v := range visits {
-		before, err := j.verdict(j.before, v)
-		if err != nil {
-			return nil, err
-		}
-		after, err := j.verdict(j.after, v)
-		if err != nil {
-			return nil, err
-		}
-		if after.in && withoutPassword(after.rule) {
-			return nil, nil
-		}
-		if before.in && withoutPassword(before.rule) && loss == nil {
-			a := accessOf(v, before.rule, after.rule)
-			a.Text = j.phrase(after.rule)
-			loss = &a
-		}
-	}
-	return loss, nil
-}
-
-func withoutPassword(r *hba.Rule) bool {
-	p := r.Demand().Proof
-	return p == hba.Nothing || p == hba.SystemUser
-}
-
-// nodes are the machines of the environment that have to get in, each over the best connection that it can make.
+// nodes are the machines of the environment that have to get in.
 func (j *accessJudge) nodes() ([]engine.Access, error) {
 	var out []engine.Access
 	for _, n := range j.site.Environment.Nodes {
-		visits := j.visitsOf(n)
-		if n.Name == j.site.Node.Name || !n.Address.IsValid() || len(visits) == 0 {
+		if n.Name == j.site.Node.Name || !n.Address.IsValid() {
 			continue
 		}
-		loss, err := j.lost(visits)
-		if err != nil {
-			return nil, err
+		for _, c := range j.needs(n) {
+			loss, err := j.lost(bestWays(c))
+			if err != nil {
+				return nil, err
+			}
+			if loss != nil {
+				loss.Lockout = true
+				loss.Text = nodeText(n, c, loss.Text)
+				out = append(out, *loss)
+			}
 		}
-		if loss == nil {
-			continue
-		}
-		loss.Lockout = true
-		loss.Text = fmt.Sprintf("node %s (%s, %s) as %s, in any way: %s", n.Name, n.Role, n.Address, loss.Users[0], loss.Text)
-		out = append(out, *loss)
 	}
 	return out, nil
 }
 
-// visitsOf are the connections that a node may make: a replica to receive the log, an application host to a database.
-func (j *accessJudge) visitsOf(n recipe.Node) []visit {
-	var what []hba.Connection
-	switch {
-	case n.Role == "db_replica":
-		what = []hba.Connection{{User: j.site.Environment.AdminUser, Replication: true}}
-	case strings.HasPrefix(n.Role, "app"), n.Role == "util":
-		for _, d := range j.databases() {
-			what = append(what, hba.Connection{User: j.site.Environment.AppUser, Database: d})
-		}
+func nodeText(n recipe.Node, c hba.Connection, why string) string {
+	to := "database " + c.Database
+	if c.Replication {
+		to = "replication"
 	}
-	var visits []visit
-	for _, c := range what {
-		c.From = n.Address
-		plain := visit{Connection: c}
-		c.TLS = true
-		visits = append(visits, visit{c, hba.CertifiesTheUser}, visit{c, hba.NoCertificate}, plain)
-	}
-	return visits
+	return fmt.Sprintf("node %s (%s, %s) as %s to %s, in any way: %s", n.Name, n.Role, n.Address, c.User, to, why)
 }
 
-// databases are those that an application may want. While the server cannot be asked, it is the one of the user's name.
-func (j *accessJudge) databases() []string {
-	if len(j.people.Databases) == 0 {
-		return []string{j.site.Environment.AppUser}
+// needs are the connections that a node has to make: a replica to receive the log, an application host to the databases.
+func (j *accessJudge) needs(n recipe.Node) []hba.Connection {
+	var out []hba.Connection
+	switch {
+	case n.Role == "db_replica":
+		out = append(out, hba.Connection{From: n.Address, User: j.site.Environment.AdminUser, Replication: true})
+	case strings.HasPrefix(n.Role, "app"), n.Role == "util":
+		for _, d := range j.databases() {
+			out = append(out, hba.Connection{From: n.Address, User: j.site.Environment.AppUser, Database: d})
+		}
 	}
-	return j.people.Databases
+	return out
+}
+
+// bestWays are the ways in which a machine of the environment can come.
+func bestWays(c hba.Connection) []visit {
+	plain := visit{Connection: c}
+	c.TLS = true
+	return []visit{{Connection: c, shown: hba.CertifiesTheUser}, {Connection: c}, plain}
+}
+
+// databases are those that an application may want: all but postgres, where there is another. While the server cannot be
+// asked, it is the one of the user's name.
+func (j *accessJudge) databases() []string {
+	others := slices.DeleteFunc(slices.Clone(j.people.Databases), func(d string) bool { return d == "postgres" })
+	switch {
+	case len(others) > 0:
+		return others
+	case len(j.people.Databases) > 0:
+		return j.people.Databases
+	}
+	return []string{j.site.Environment.AppUser}
 }
 
 // sessions are the connections that are open now. Those that could not come back as they are are told; a standby among
@@ -351,8 +344,8 @@ func (j *accessJudge) cameBack(v visit) (bool, error) {
 		return false, nil
 	}
 	v.TLS = true
-	verdict, err := j.verdict(j.after, v)
-	return verdict.in, err
+	after, err := j.verdict(j.after, v)
+	return after.in, err
 }
 
 func visitOf(s postgres.Sessions) visit {
@@ -519,23 +512,26 @@ func phraseBefore(r *hba.Rule) string {
 // shadowed names the rules of the new file that no connection can come to, and that the old one did not have so.
 func (j *accessJudge) shadowed() []string {
 	known := map[string]bool{}
+	before, after := textsOf(j.before), textsOf(j.after)
 	for _, l := range j.before.Lints() {
-		known[lineText(j.before, l)] = known[lineText(j.before, l)] || l.Name == hba.NeverMatches
+		if l.Name == hba.NeverMatches {
+			known[l.File+before[l.Line]] = true
+		}
 	}
 	var out []string
 	for _, l := range j.after.Lints() {
-		if l.Name == hba.NeverMatches && !known[lineText(j.after, l)] {
-			out = append(out, fmt.Sprintf("line %d%s never matches: %s", l.Line, j.doc.owner(l.Line), l.Message))
+		if l.Name == hba.NeverMatches && !known[l.File+after[l.Line]] {
+			out = append(out, fmt.Sprintf("%s never matches: %s", j.place(l.File, l.Line), l.Message))
 		}
 	}
 	return out
 }
 
-func lineText(f *hba.File, l hba.Lint) string {
+// textsOf are the lines of the file itself by their numbers.
+func textsOf(f *hba.File) map[int]string {
+	texts := make(map[int]string, len(f.Lines))
 	for i := range f.Lines {
-		if l.File == "" && f.Lines[i].Number == l.Line {
-			return f.Lines[i].Text
-		}
+		texts[f.Lines[i].Number] = f.Lines[i].Text
 	}
-	return l.File
+	return texts
 }

@@ -82,8 +82,8 @@ func (c postgresqlConverger) wouldAdmit(h *engine.Host) bool {
 	j := accessJudge{site: c.site}
 	rules := hba.Parse(text, hba.Packaged(c.server.Major), hbaFiles(h, c.server.HBAFile))
 	return slices.ContainsFunc(j.ownVisits(), func(v visit) bool {
-		verdict, err := j.verdict(rules, v)
-		return err == nil && verdict.in && withoutPassword(verdict.rule)
+		found, err := j.verdict(rules, v)
+		return err == nil && found.in
 	})
 }
 
