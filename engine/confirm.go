@@ -42,22 +42,17 @@ type Waiting struct {
 // ErrNothingWaits says that no run waits for a confirmation.
 var ErrNothingWaits = errors.New("no run waits for a confirmation")
 
-// Waiting returns the run that waits, if there is one.
-func (s *State) Waiting() (*Waiting, error) {
+// Waiting returns the run that waits, if there is one, and whether it is alive: the changes of one that was killed are taken
+// back by the next apply.
+func (s *State) Waiting() (w *Waiting, alive bool, err error) {
 	entries, err := s.disk.ReadDir(s.path(openDir))
 	if IsNotExist(err) {
-		return nil, nil
+		return nil, false, nil
 	}
-	if err != nil {
-		return nil, err
+	for i := 0; err == nil && w == nil && i < len(entries); i++ {
+		w, err = s.waiting(entries[i].Name)
 	}
-	for _, e := range entries {
-		w, err := s.waiting(e.Name)
-		if w != nil || err != nil {
-			return w, err
-		}
-	}
-	return nil, nil
+	return w, w != nil && s.busy(), err
 }
 
 // waiting reads what an open run's folder says; nil when the run need not be confirmed or is so already.
@@ -116,14 +111,13 @@ func (s *State) say(run, word string) (string, error) {
 // Confirm gives the waiting run the word. The error of none wraps ErrNothingWaits: there is none, its time is over, or it
 // was killed, and the next apply takes its changes back.
 func (s *State) Confirm(now time.Time) (*Waiting, error) {
-	w, err := s.Waiting()
-	if err != nil {
-		return nil, err
-	}
+	w, alive, err := s.Waiting()
 	switch {
+	case err != nil:
+		return nil, err
 	case w == nil:
 		return nil, ErrNothingWaits
-	case !s.busy():
+	case !alive:
 		return nil, fmt.Errorf("%w: run %s was killed while it waited; converge apply takes its changes back", ErrNothingWaits, w.Run)
 	case w.Until.IsZero():
 		return nil, fmt.Errorf("%w: run %s is still making its changes; it says when it waits", ErrNothingWaits, w.Run)
@@ -132,7 +126,7 @@ func (s *State) Confirm(now time.Time) (*Waiting, error) {
 	}
 	said, err := s.say(w.Run, wordConfirmed)
 	if err == nil && said != wordConfirmed {
-		err = tooLate(w)
+		return nil, tooLate(w)
 	}
 	return w, err
 }

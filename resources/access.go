@@ -515,16 +515,24 @@ func (j *accessJudge) shadowed() []string {
 	before, after := textsOf(j.before), textsOf(j.after)
 	for _, l := range j.before.Lints() {
 		if l.Name == hba.NeverMatches {
-			known[l.File+before[l.Line]] = true
+			known[lineKey(l, before)] = true
 		}
 	}
 	var out []string
 	for _, l := range j.after.Lints() {
-		if l.Name == hba.NeverMatches && !known[l.File+after[l.Line]] {
+		if l.Name == hba.NeverMatches && !known[lineKey(l, after)] {
 			out = append(out, fmt.Sprintf("%s never matches: %s", j.place(l.File, l.Line), l.Message))
 		}
 	}
 	return out
+}
+
+// lineKey is the same for the same line, wherever it stands now.
+func lineKey(l hba.Lint, texts map[int]string) string {
+	if l.File != "" {
+		return fmt.Sprintf("%s line %d", l.File, l.Line)
+	}
+	return texts[l.Line]
 }
 
 // textsOf are the lines of the file itself by their numbers.

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -15,7 +14,8 @@ import (
 )
 
 // A beacon is a rule that rejects connections to a database that does not exist and is named for the rules below it. No
-// view of a server shows which rules it has loaded. Whether it turns such a connection away by that rule does.
+// view of a server shows which rules it has loaded. Whether it turns such a connection away by that rule does. Blocks at the
+// top of the file have one; below the rules of others it would be met by nobody.
 
 const beaconPrefix = "converge_gen_"
 
@@ -28,33 +28,19 @@ func beaconFor(rules string) string {
 // withBeacon puts the beacon above the rules.
 func withBeacon(rules string) string { return beaconFor(rules) + "\n" + rules }
 
-var beaconLine = regexp.MustCompile(`^local (` + beaconPrefix + `[0-9a-f]{12}) all reject$`)
-
-// beacons are the names in the first lines of the document's blocks.
-func (d *document) beacons() []string {
-	var names []string
-	for _, s := range d.segments {
-		if s.block == "" {
+// unloaded says which of the blocks' rules in a pg_hba.conf, which is on the disk, the server does not run with. Where that
+// cannot be told, it calls warn. Beacons below another rule for the unix socket are left out: that one may be met first.
+func unloaded(ctx context.Context, text []byte, s *postgres.Server, warn func(string)) ([]string, error) {
+	rules := hba.Parse(text, hba.Packaged(s.Major), hba.Files{Path: s.HBAFile})
+	var out []string
+	for i := range rules.Rules {
+		name := beaconName(&rules.Rules[i])
+		switch {
+		case name == "" && rules.Rules[i].Type == "local":
+			return out, nil
+		case name == "":
 			continue
 		}
-		_, rest, _ := strings.Cut(s.text, "\n")
-		first, _, _ := strings.Cut(rest, "\n")
-		if m := beaconLine.FindStringSubmatch(strings.TrimRight(first, "\r")); m != nil {
-			names = append(names, m[1])
-		}
-	}
-	return names
-}
-
-// unloaded says which of the blocks' rules in the file, as it is on the disk, the server does not run with. Where that
-// cannot be told, it calls warn.
-func unloaded(ctx context.Context, text []byte, s *postgres.Server, warn func(string)) ([]string, error) {
-	doc, err := parseDocument(text, "#")
-	if err != nil {
-		return nil, nil // whoever writes the file refuses it and says why
-	}
-	var out []string
-	for _, name := range doc.beacons() {
 		loaded, err := s.RuleLoaded(ctx, name)
 		if errors.Is(err, postgres.ErrCannotTell) {
 			warn(err.Error())
@@ -70,11 +56,19 @@ func unloaded(ctx context.Context, text []byte, s *postgres.Server, warn func(st
 	return out, nil
 }
 
+// beaconName is the database of a beacon, or "" for another rule.
+func beaconName(r *hba.Rule) string {
+	if r.Type != "local" || r.Method != "reject" || len(r.Databases) != 1 || !strings.HasPrefix(r.Databases[0].Text, beaconPrefix) {
+		return ""
+	}
+	return r.Databases[0].Text
+}
+
 // withoutBeacons is the file without them, for comparing who gets in.
 func withoutBeacons(f *hba.File) *hba.File {
 	bare := *f
 	bare.Rules = slices.DeleteFunc(slices.Clone(f.Rules), func(r hba.Rule) bool {
-		return r.Type == "local" && r.Method == "reject" && len(r.Databases) == 1 && strings.HasPrefix(r.Databases[0].Text, beaconPrefix)
+		return beaconName(&r) != ""
 	})
 	return &bare
 }

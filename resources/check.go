@@ -24,7 +24,7 @@ type check interface {
 	// translate puts lines of the block into the words of their reader, with notes for the operator.
 	translate(h *engine.Host, f *FileBlock, p part) (string, []string, error)
 	// whole adds to the lines of the block what the check needs to have there.
-	whole(body string) string
+	whole(f *FileBlock, body string) string
 	// look returns the file before the step changes it, if run will want it.
 	look(h *engine.Host, f *FileBlock) ([]byte, error)
 	// run judges the file with the block in it; changed says whether the step changes it, and before is what look returned.
@@ -55,7 +55,7 @@ type noCheck struct{}
 func (noCheck) translate(_ *engine.Host, _ *FileBlock, p part) (string, []string, error) {
 	return p.text, nil, nil
 }
-func (noCheck) whole(body string) string                                          { return body }
+func (noCheck) whole(_ *FileBlock, body string) string                            { return body }
 func (noCheck) look(*engine.Host, *FileBlock) ([]byte, error)                     { return nil, nil }
 func (noCheck) run(context.Context, *engine.Host, *FileBlock, []byte, bool) error { return nil }
 
@@ -66,7 +66,7 @@ func (confCheck) translate(_ *engine.Host, _ *FileBlock, p part) (string, []stri
 	return p.text, nil, nil
 }
 
-func (confCheck) whole(body string) string { return body }
+func (confCheck) whole(_ *FileBlock, body string) string { return body }
 
 func (confCheck) look(*engine.Host, *FileBlock) ([]byte, error) { return nil, nil }
 
@@ -128,7 +128,7 @@ func (c hbaCheck) translate(h *engine.Host, f *FileBlock, p part) (string, []str
 	for _, n := range c.site.Environment.CIDRs {
 		networks = append(networks, n.String())
 	}
-	t := hba.Translate([]byte(p.text), hba.Packaged(c.site.Server.Major), hbaFiles(h, f.path), networks)
+	t := hba.Translate([]byte(p.text), c.site.hbaServer(h), hbaFiles(h, f.path), networks)
 	if len(t.Problems) > 0 {
 		return "", nil, fmt.Errorf("%s: %w", p.origin, problems(t.Problems, nil))
 	}
@@ -143,13 +143,18 @@ func (c hbaCheck) translate(h *engine.Host, f *FileBlock, p part) (string, []str
 	return string(t.Text), notes, nil
 }
 
-func (hbaCheck) whole(body string) string { return withBeacon(body) }
+func (hbaCheck) whole(f *FileBlock, body string) string {
+	if f.position == top {
+		return withBeacon(body)
+	}
+	return body
+}
 
 // look reads the file: who gets in by it is compared.
 func (hbaCheck) look(h *engine.Host, f *FileBlock) ([]byte, error) { return h.ReadFile(f.path) }
 
 func (c hbaCheck) parse(h *engine.Host, f *FileBlock, text []byte) *hba.File {
-	return hba.Parse(text, hba.Packaged(c.site.Server.Major), hbaFiles(h, f.path))
+	return hba.Parse(text, c.site.hbaServer(h), hbaFiles(h, f.path))
 }
 
 func (c hbaCheck) run(ctx context.Context, h *engine.Host, f *FileBlock, before []byte, changed bool) error {
@@ -236,7 +241,7 @@ func (commandCheck) translate(_ *engine.Host, _ *FileBlock, p part) (string, []s
 	return p.text, nil, nil
 }
 
-func (commandCheck) whole(body string) string { return body }
+func (commandCheck) whole(_ *FileBlock, body string) string { return body }
 
 func (commandCheck) look(*engine.Host, *FileBlock) ([]byte, error) { return nil, nil }
 
@@ -282,6 +287,23 @@ func inMemory(name string, content []byte) (*os.File, error) {
 		return nil, fmt.Errorf("memfd: %w", err)
 	}
 	return file, nil
+}
+
+// hbaServer is the server that a pg_hba.conf is judged for: as distributions build it, with those of its settings that decide
+// which lines it takes.
+func (s Site) hbaServer(h *engine.Host) hba.Server {
+	server := hba.Packaged(s.Server.Major)
+	conf, err := s.Server.Conf(hostFiles{h})
+	if err != nil {
+		return server
+	}
+	server.UserNamespace = isOn(conf.Value("db_user_namespace", "off"))
+	for v := range strings.SplitSeq(conf.Value("oauth_validator_libraries", ""), ",") {
+		if v = strings.TrimSpace(v); v != "" {
+			server.Validators = append(server.Validators, v)
+		}
+	}
+	return server
 }
 
 // hbaFiles shows it to the hba package, for the files that a pg_hba.conf names.

@@ -199,7 +199,7 @@ func (f *FileBlock) translated(h *engine.Host, parts []part) (body string, notes
 			notes = append(notes, note)
 		}
 	}
-	return f.check.whole(body), notes, errors.Join(errs...)
+	return f.check.whole(f, body), notes, errors.Join(errs...)
 }
 
 func (f *FileBlock) explain(h *engine.Host, doc *document, edits []edit, notes []string) {

@@ -42,7 +42,7 @@ func (c postgresqlConverger) converge(ctx context.Context, h *engine.Host) error
 	switch {
 	case err != nil && h.Acted():
 		return c.refuse(conf, fmt.Errorf("after postgresql was told to read its files: %w", err))
-	case errors.Is(err, postgres.ErrRefused) && c.wouldAdmit(h):
+	case errors.Is(err, postgres.ErrTurnedAway) && c.wouldAdmit(h):
 		// It runs with other rules than those on the disk, which were put back after they had locked converge out.
 		c.act(h, engine.Reload, "postgresql turns converge away, and the rules on the disk do not", func(ctx context.Context) error { return c.reload(ctx, conf) })
 		return nil
@@ -58,7 +58,7 @@ func (c postgresqlConverger) converge(ctx context.Context, h *engine.Host) error
 		if isOwed {
 			h.Paid()
 		}
-		return c.latentOutage(h)
+		return c.latentOutage(h, ev)
 	}
 	if h.Acted() && len(ev.stale) > 0 {
 		return c.refuse(conf, fmt.Errorf("postgresql was told to read its files again and did not take them: %s%s", strings.Join(ev.stale, "; "), ev.problemsText()))
@@ -80,7 +80,7 @@ func (c postgresqlConverger) wouldAdmit(h *engine.Host) bool {
 		return false
 	}
 	j := accessJudge{site: c.site}
-	rules := hba.Parse(text, hba.Packaged(c.server.Major), hbaFiles(h, c.server.HBAFile))
+	rules := hba.Parse(text, c.site.hbaServer(h), hbaFiles(h, c.server.HBAFile))
 	return slices.ContainsFunc(j.ownVisits(), func(v visit) bool {
 		found, err := j.verdict(rules, v)
 		return err == nil && found.in
@@ -88,13 +88,39 @@ func (c postgresqlConverger) wouldAdmit(h *engine.Host) bool {
 }
 
 // latentOutage is an error where the server runs with everything, and would not start again: a file was broken after it was
-// read.
-func (c postgresqlConverger) latentOutage(h *engine.Host) error {
-	found, err := c.site.wouldNotStart(h)
-	if err != nil || len(found) == 0 {
+// read. The server's own view of its configuration files has the word on those.
+func (c postgresqlConverger) latentOutage(h *engine.Host, ev evidence) error {
+	found, err := c.server.Preflight(hostFiles{h})
+	if err != nil {
 		return err
 	}
-	return fmt.Errorf("postgresql runs, but would not start again: %s", strings.Join(found, "; "))
+	var problems []string
+	for _, p := range found {
+		problems = append(problems, p.String())
+	}
+	for _, p := range ev.problems {
+		problems = append(problems, c.withOwner(h, p))
+	}
+	if len(problems) == 0 {
+		return nil
+	}
+	return fmt.Errorf("postgresql runs, but would not start again: %s", strings.Join(problems, "; "))
+}
+
+// withOwner says whose a broken line of pg_hba.conf is.
+func (c postgresqlConverger) withOwner(h *engine.Host, p postgres.FileProblem) string {
+	if p.File != c.server.HBAFile {
+		return p.String()
+	}
+	text, err := h.ReadFile(p.File)
+	if err != nil {
+		return p.String()
+	}
+	doc, err := parseDocument(text, "#")
+	if err != nil {
+		return p.String()
+	}
+	return fmt.Sprintf("%s line %d%s: %s", p.File, p.Line, doc.owner(p.Line), p.Text)
 }
 
 func (c postgresqlConverger) needsRestart(ev evidence) bool {
@@ -178,7 +204,7 @@ func (c postgresqlConverger) control() postgres.Control {
 // reload tells the server to read its files, and waits until it has.
 func (c postgresqlConverger) reload(ctx context.Context, conf *postgres.Conf) error {
 	before, err := facts(ctx, c.server)
-	if err != nil && !errors.Is(err, postgres.ErrRefused) {
+	if err != nil && !errors.Is(err, postgres.ErrTurnedAway) {
 		return err
 	}
 	control := c.control()
@@ -189,7 +215,7 @@ func (c postgresqlConverger) reload(ctx context.Context, conf *postgres.Conf) er
 	deadline := time.Now().Add(reloadPatience)
 	for {
 		now, err := facts(ctx, c.server)
-		if errors.Is(err, postgres.ErrRefused) && before.Loaded.IsZero() && time.Now().Before(deadline) {
+		if errors.Is(err, postgres.ErrTurnedAway) && before.Loaded.IsZero() && time.Now().Before(deadline) {
 			time.Sleep(20 * time.Millisecond) // it was locked out before, and the rules that let it in are on their way
 			continue
 		}
@@ -279,7 +305,8 @@ func gather(ctx context.Context, h *engine.Host, session *Session, s *postgres.S
 		return ev, err
 	}
 	ev.restart = append(ev.restart, staged...)
-	if len(ev.stale) == 0 {
+	if _, owed := h.Owed(); len(ev.stale) == 0 && (owed || h.Acted()) {
+		// The times of the files do not tell of a reload that was refused. Asking leaves two lines in the server's log.
 		if ev.stale, err = unloadedRules(ctx, h, s); err != nil {
 			return ev, err
 		}

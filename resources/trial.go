@@ -104,7 +104,7 @@ func (s Site) wouldNotStart(h *engine.Host) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	parsed := hba.Parse(text, hba.Packaged(s.Server.Major), hbaFiles(h, s.Server.HBAFile))
+	parsed := hba.Parse(text, s.hbaServer(h), hbaFiles(h, s.Server.HBAFile))
 	if lines := parsed.Problems(); len(lines) > 0 {
 		doc, _ := parseDocument(text, "#")
 		out = append(out, fmt.Sprintf("%s: %s", s.Server.HBAFile, problems(lines, doc)))

@@ -342,12 +342,25 @@ func startReceiver(ts *testscript.TestScript, _ bool, args []string) {
 // confirmed: converge confirm, as soon as a run waits for it.
 func confirmed(ts *testscript.TestScript, _ bool, _ []string) {
 	for range 200 {
+		if w, alive, _ := waitingRun(ts); w != nil && alive && !w.Until.IsZero() {
+			if ts.Exec("converge", "status", "--role", "db_master") == nil {
+				ts.Fatalf("the status does not tell of the run that waits")
+			}
+		}
 		if ts.Exec("converge", "confirm") == nil {
 			return
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
 	ts.Fatalf("no run waits")
+}
+
+func waitingRun(ts *testscript.TestScript) (*engine.Waiting, bool, error) {
+	a := newApp(os.Stdout, os.Stderr)
+	a.flags.state = engine.DefaultStateDir
+	s := &site{}
+	ts.Check(a.openEngine(s))
+	return s.engine.State.Waiting()
 }
 
 // lineorder FILE TEXT TEXT...: the texts stand in the file one below the other.

@@ -242,11 +242,15 @@ func (s *site) roleFits(ctx context.Context, proc postgres.Process) error {
 	standby := proc.Standby
 	if proc.Phase == postgres.Running {
 		session, err := resources.OpenSession(ctx, s.server)
-		if err != nil {
+		switch {
+		case errors.Is(err, postgres.ErrTurnedAway):
+			// Its rules lock this program out. To mend them is what a run is for; what the files say of its role has to do.
+		case err != nil:
 			return err
+		default:
+			s.types.Session = session
+			standby = session.Facts.InRecovery
 		}
-		s.types.Session = session
-		standby = session.Facts.InRecovery
 	}
 	switch {
 	case standby && s.node.Role != "db_replica":

@@ -69,6 +69,9 @@ func (a *app) status(cmd *cobra.Command) error {
 	}
 	st.Owed = notNil(st.Owed)
 	st.NextWindow = nextWindow(s.windows, now)
+	if err := st.addWaiting(s.engine.State); err != nil {
+		return err
+	}
 	if st.LastRun, err = latest(s.engine.State); err != nil {
 		return err
 	}
@@ -88,6 +91,20 @@ func (a *app) status(cmd *cobra.Command) error {
 		return a.printJSON(st)
 	}
 	newPrinter(a).status(&st, now)
+	return nil
+}
+
+// addWaiting tells of a run that puts its changes back unless somebody confirms them, or that was killed before.
+func (st *statusJSON) addWaiting(state *engine.State) error {
+	w, alive, err := state.Waiting()
+	switch {
+	case err != nil || w == nil:
+		return err
+	case !alive:
+		st.Problems = append(st.Problems, resources.Trouble{Text: fmt.Sprintf("run %s was killed before somebody confirmed it: its changes are still there", w.Run), Mend: "converge apply, which takes them back"})
+	case !w.Until.IsZero():
+		st.Problems = append(st.Problems, resources.Trouble{Text: fmt.Sprintf("run %s puts its changes back at %s unless it is confirmed", w.Run, w.Until.Local().Format("15:04:05")), Mend: "converge confirm"})
+	}
 	return nil
 }
 

@@ -27,7 +27,7 @@ func FuzzMatch(f *testing.F) {
 		c := hba.Connection{From: from, User: user, Database: database, TLS: ways&3 == 1, GSS: ways&3 == 2, Replication: ways&4 != 0}
 		got, err := file.Match(c, town)
 		if err != nil {
-			t.Skip(err)
+			return // no server would come to an end with it either
 		}
 		want := plainly(t, file, c)
 		if got != want {
@@ -168,7 +168,7 @@ func FuzzRegex(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, pattern, text string) {
 		if strings.ContainsAny(pattern, "\x00\n") || text == "" {
-			t.Skip("no line can hold it, or no role have the name")
+			return // no line can hold it, or no role have the name
 		}
 		text = text[:min(63, len(text))]
 		file := hba.Parse(fmt.Appendf(nil, "local all \"/%s\" trust\n", strings.ReplaceAll(pattern, `"`, `""`)), hba.Packaged(16), hba.Files{})

@@ -25,6 +25,7 @@ var (
 	ErrStopping   = errors.New("the server is shutting down")
 	ErrNoAnswer   = errors.New("the server does not answer")
 	ErrRefused    = errors.New("the server refuses the connection")
+	ErrTurnedAway = errors.New("pg_hba.conf or pg_ident.conf turns the connection away") // an ErrRefused
 	ErrStranger   = errors.New("the socket belongs to somebody else")
 )
 
@@ -270,6 +271,12 @@ func processState(pid int) string {
 	return rest[:1]
 }
 
+// turnedAway is an ErrTurnedAway in the words of an ErrRefused.
+type turnedAway struct{ error }
+
+func (t turnedAway) Unwrap() error        { return t.error }
+func (t turnedAway) Is(target error) bool { return target == ErrTurnedAway }
+
 // refusal says what a server means that answers with an error.
 func (s *Server) refusal(pg *pgconn.PgError) error {
 	message := redact(pg.Message)
@@ -281,8 +288,8 @@ func (s *Server) refusal(pg *pgconn.PgError) error {
 	case pg.Code == "53300":
 		return fmt.Errorf("%w: %s: %s; superuser_reserved_connections keeps some free for this", ErrRefused, s, message)
 	case strings.HasPrefix(pg.Code, "28"):
-		return fmt.Errorf("%w: %s: %s; converge connects over the unix socket as the system user %q, for which %s needs the line \"local all %s peer\" above others that match"+
-			" (a role of another name is admin_user in the environment file)", ErrRefused, s, message, s.Owner.Name, s.HBAFile, s.AdminUser)
+		return turnedAway{fmt.Errorf("%w: %s: %s; converge connects over the unix socket as the system user %q, for which %s needs the line \"local all %s peer\" above others that match"+
+			" (a role of another name is admin_user in the environment file)", ErrRefused, s, message, s.Owner.Name, s.HBAFile, s.AdminUser)}
 	}
 	return fmt.Errorf("%w: %s: %s (%s)", ErrRefused, s, message, pg.Code)
 }
