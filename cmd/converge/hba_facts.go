@@ -22,14 +22,9 @@ type hostFacts struct {
 
 func (a *app) newHostFacts(ctx context.Context) *hostFacts {
 	h := &hostFacts{a: a, ctx: ctx, names: map[netip.Addr]string{}}
-	addresses, err := net.InterfaceAddrs()
-	if err != nil {
-		fmt.Fprintf(a.stderr, "converge: note: the addresses of this host are not known (%v): samehost and samenet match nobody\n", err)
-	}
-	for _, address := range addresses {
-		if p, err := netip.ParsePrefix(address.String()); err == nil {
-			h.interfaces = append(h.interfaces, p)
-		}
+	var err error
+	if h.interfaces, err = interfaces(); err != nil {
+		fmt.Fprintf(a.stderr, "converge: note: %v: samehost and samenet match nobody\n", err)
 	}
 	return h
 }

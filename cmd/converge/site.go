@@ -119,7 +119,7 @@ func (a *app) readEnvironment(s *site) error {
 		err = &engine.RefusedError{Reason: err.Error()} // it is the role that does not fit
 	}
 	if err == nil && len(env.Nodes) == 0 {
-		s.node, s.types.Addresses = describeHost(s.node)
+		return s.describeHost(s.node)
 	}
 	return err
 }
@@ -150,27 +150,29 @@ func (a *app) singleNode(s *site, host string) error {
 		return &usageError{err}
 	}
 	s.env = env
-	s.node, s.types.Addresses = describeHost(env.Nodes[0])
-	return nil
+	return s.describeHost(env.Nodes[0])
 }
 
-// describeHost adds what the host itself knows of its names and addresses.
-func describeHost(node recipe.Node) (recipe.Node, []netip.Addr) {
-	addresses := interfaceAddresses()
-	for _, a := range addresses {
+// describeHost makes a node of the site's with what the host itself knows of its names and addresses.
+func (s *site) describeHost(node recipe.Node) (err error) {
+	if s.types.Addresses, err = interfaceAddresses(); err != nil {
+		return err
+	}
+	for _, a := range s.types.Addresses {
 		if !node.Address.IsValid() && a.Is4() {
 			node.Address = a
 		}
 	}
 	node.Names = aliases(node.Name)
-	return node, addresses
+	s.node = node
+	return nil
 }
 
 // interfaces are the host's addresses with the bits of their networks.
-func interfaces() []netip.Prefix {
+func interfaces() ([]netip.Prefix, error) {
 	all, err := net.InterfaceAddrs()
 	if err != nil {
-		return nil
+		return nil, fmt.Errorf("the addresses of this host: %w", err)
 	}
 	var out []netip.Prefix
 	for _, a := range all {
@@ -178,19 +180,20 @@ func interfaces() []netip.Prefix {
 			out = append(out, p)
 		}
 	}
-	return out
+	return out, nil
 }
 
 // interfaceAddresses are the addresses by which others can reach the host, sorted.
-func interfaceAddresses() []netip.Addr {
+func interfaceAddresses() ([]netip.Addr, error) {
+	all, err := interfaces()
 	var out []netip.Addr
-	for _, p := range interfaces() {
+	for _, p := range all {
 		if p.Addr().IsGlobalUnicast() {
 			out = append(out, p.Addr())
 		}
 	}
 	slices.SortFunc(out, netip.Addr.Compare)
-	return slices.Compact(out)
+	return slices.Compact(out), err
 }
 
 // aliases are the other names of the host with a dot in them: its full name, from /etc/hosts.
@@ -271,7 +274,10 @@ func (a *app) evaluate(s *site) error {
 		s.inputs[src.Name] = sum(src.Bytes)
 	}
 	s.types.Server, s.types.Environment, s.types.Node = s.server, s.env, s.node
-	s.types.Interfaces, s.types.Trials, s.types.AcceptLockout = interfaces(), &resources.Trials{}, a.flags.acceptLockout
+	s.types.Trials, s.types.AcceptLockout = &resources.Trials{}, a.flags.acceptLockout
+	if s.types.Interfaces, err = interfaces(); err != nil {
+		return err
+	}
 	s.types.Home = homes(s.engine.Disk)
 	graph, windows, err := a.graphOf(sources, s.types)
 	if err != nil {
