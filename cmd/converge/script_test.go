@@ -76,6 +76,7 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"lineorder": lineOrder,
 	"session":   openSession,
 	"confirmed": confirmed,
+	"killed":    killWaiting,
 	"receiver":  startReceiver,
 }
 
@@ -351,6 +352,23 @@ func confirmed(ts *testscript.TestScript, _ bool, _ []string) {
 			return
 		}
 		time.Sleep(50 * time.Millisecond)
+	}
+	ts.Fatalf("no run waits")
+}
+
+// killed: the run that waits for a confirmation is killed, kill -9.
+func killWaiting(ts *testscript.TestScript, _ bool, _ []string) {
+	for range 400 {
+		w, alive, err := waitingRun(ts)
+		ts.Check(err)
+		if w == nil || !alive || w.Until.IsZero() {
+			time.Sleep(25 * time.Millisecond)
+			continue
+		}
+		var holder struct{ PID int }
+		ts.Check(json.Unmarshal([]byte(ts.ReadFile(engine.DefaultStateDir+"/lock")), &holder))
+		ts.Check(syscall.Kill(holder.PID, syscall.SIGKILL))
+		return
 	}
 	ts.Fatalf("no run waits")
 }

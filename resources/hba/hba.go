@@ -51,7 +51,7 @@ func Packaged(major int) Server {
 // Files is how the files are found that a pg_hba.conf names (@file, include). The zero value finds none: naming a file is
 // then an error, as a missing file is for the server.
 type Files struct {
-	// Path is where the file itself stands. Relative names in it start in its folder.
+	// Path is where the file itself stands, from the root on. Relative names in it start in its folder.
 	Path string
 	// Read gives a file's bytes. Its error should carry the syscall.Errno; a folder is EISDIR.
 	Read func(path string) ([]byte, error)
