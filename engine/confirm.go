@@ -137,21 +137,25 @@ func tooLate(w *Waiting) error {
 
 // confirmed ends a run that has to be confirmed: it waits, and puts everything back when the word does not come, when the
 // run is told to stop, or when a step has failed.
-func (r *run) confirmed(ctx context.Context, rep *Report) error {
+func (r *run) confirmed(ctx context.Context, rep *Report) {
 	if r.options.ConfirmWithin == 0 || len(r.journal.records) == 0 {
-		return nil
+		return
 	}
 	why := "a step has failed"
 	if rep.Result == ResultOK {
 		yes, err := r.awaitWord(ctx)
-		if yes || err != nil {
-			return err
-		}
-		if why = fmt.Sprintf("nobody confirmed within %s", r.options.ConfirmWithin); ctx.Err() != nil {
+		switch {
+		case err != nil:
+			why = fmt.Sprintf("the wait for a confirmation failed (%s)", Redact(err.Error()))
+		case yes:
+			return
+		case ctx.Err() != nil:
 			why = "told to stop before somebody confirmed"
+		default:
+			why = fmt.Sprintf("nobody confirmed within %s", r.options.ConfirmWithin)
 		}
 	}
-	return r.takeAllBack(context.WithoutCancel(ctx), rep, why)
+	r.takeAllBack(context.WithoutCancel(ctx), rep, why)
 }
 
 // awaitWord waits. The run's own clock may be a test's; the waiting goes by the machine's.
@@ -183,7 +187,7 @@ func (r *run) awaitWord(ctx context.Context) (bool, error) {
 }
 
 // takeAllBack undoes everything that the run has done, and lets its services take up what is on the disk again.
-func (r *run) takeAllBack(ctx context.Context, rep *Report, why string) error {
+func (r *run) takeAllBack(ctx context.Context, rep *Report, why string) {
 	var done []*record
 	for _, rec := range r.journal.records {
 		if rec.End == "done" {
@@ -204,7 +208,6 @@ func (r *run) takeAllBack(ctx context.Context, rep *Report, why string) error {
 	}
 	rep.Failures = append(rep.Failures, Failure{Error: text, Err: errors.Join(errors.New(text), err)})
 	rep.Owed = r.ledger.all()
-	return nil
 }
 
 // notConfirmed ends a run that took back what a killed one had left unconfirmed: the services serve what is on the disk

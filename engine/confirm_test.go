@@ -163,6 +163,23 @@ func TestStoppedWhileWaiting(t *testing.T) {
 	b.wantsAll("old\n", "absent")
 }
 
+// A run that cannot wait, because its disk is full or its folder spoiled, cannot be confirmed either.
+func TestCannotWait(t *testing.T) {
+	b := newConfirmBench(t)
+	b.onWait(func() {
+		w, _, err := b.engine.State.Waiting()
+		if err != nil || w == nil {
+			t.Fatalf("%v %v", w, err)
+		}
+		b.put("/state/open/"+w.Run+"/word/in/the/way", "")
+	})
+	r := b.applyWithin(t.Context(), time.Minute)
+	if len(r.Failures) != 1 || !strings.HasPrefix(r.Failures[0].Error, "the wait for a confirmation failed (") || !strings.HasSuffix(r.Failures[0].Error, "everything was put back") {
+		t.Errorf("%+v", r.Failures)
+	}
+	b.wantsAll("old\n", "absent")
+}
+
 func TestFailedBeforeWaiting(t *testing.T) {
 	b := newConfirmBench(t)
 	b.add("broken", &toy{do: func(context.Context, *Host) error { return errors.New("broken") }})

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 
 	"converge/engine"
 	"converge/engine/recipe"
@@ -268,11 +270,11 @@ func (j *accessJudge) nodes() ([]engine.Access, error) {
 }
 
 func nodeText(n recipe.Node, c hba.Connection, why string) string {
-	to := "database " + c.Database
+	to := "database " + nameText(c.Database)
 	if c.Replication {
 		to = "replication"
 	}
-	return fmt.Sprintf("node %s (%s, %s) as %s to %s, in any way: %s", n.Name, n.Role, n.Address, c.User, to, why)
+	return fmt.Sprintf("node %s (%s, %s) as %s to %s, in any way: %s", n.Name, n.Role, n.Address, nameText(c.User), to, why)
 }
 
 // needs are the connections that a node has to make: a replica to receive the log, an application host to the databases.
@@ -364,16 +366,16 @@ func (j *accessJudge) sessionText(s postgres.Sessions, why string) string {
 	if s.Count == 1 {
 		sessions, are = "session", "is"
 	}
-	who := fmt.Sprintf("%d open %s of %s", s.Count, sessions, s.User)
+	who := fmt.Sprintf("%d open %s of %s", s.Count, sessions, nameText(s.User))
 	if s.From.IsValid() {
 		who += "@" + s.From.String()
 	}
 	switch {
 	case s.Standby != "":
-		who = fmt.Sprintf("the connected standby %q (%s@%s)", s.Standby, s.User, addressText(s.From))
+		who = fmt.Sprintf("the connected standby %q (%s@%s)", s.Standby, nameText(s.User), addressText(s.From))
 		are = "is"
 	case s.Database != "":
-		who += fmt.Sprintf(" (database %s)", s.Database)
+		who += fmt.Sprintf(" (database %s)", nameText(s.Database))
 	}
 	return fmt.Sprintf("%s %s %s and could not come back: %s", who, are, wayText(s), why)
 }
@@ -464,10 +466,23 @@ func (j *accessJudge) names() hba.Names {
 // listText is a list in a sentence. All of it is in the JSON.
 func listText(list []string) string {
 	const most = 8
-	if len(list) > most {
-		return fmt.Sprintf("%s and %d more", strings.Join(list[:most], ", "), len(list)-most)
+	var names []string
+	for _, name := range list[:min(most, len(list))] {
+		names = append(names, nameText(name))
 	}
-	return strings.Join(list, ", ")
+	text := strings.Join(names, ", ")
+	if len(list) > most {
+		text += fmt.Sprintf(" and %d more", len(list)-most)
+	}
+	return text
+}
+
+// nameText is a name in a line: whoever makes roles and databases must not make lines.
+func nameText(name string) string {
+	if strings.ContainsFunc(name, unicode.IsControl) {
+		return strconv.Quote(name)
+	}
+	return name
 }
 
 var accessKinds = map[hba.Effect]engine.AccessKind{
