@@ -85,7 +85,7 @@ func (l *Line) swallows(major int) string {
 		return ""
 	}
 	for _, p := range l.pieces {
-		if p.at > l.comment && strings.TrimSpace(l.content[p.at:]) != "" {
+		if p.at > l.comment && p.at < len(l.content) && strings.TrimSpace(l.content[p.at:]) != "" {
 			return fmt.Sprintf("this comment ends in a backslash, so the next line is a part of it and no rule: %q; write something after the backslash", strings.TrimSpace(l.content[p.at:]))
 		}
 	}
