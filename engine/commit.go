@@ -13,11 +13,14 @@ import (
 // commit makes a step's staged operations real: all of its files together, or none of them, and then its actions. It is
 // the only place from which a run writes on the machine.
 //
-// In this order: what follows from the step is owed; the intention is in the journal; every new file lies complete
+// In this order: the actions that come first; what follows from the step is owed; the intention is in the journal; every new file lies complete
 // beside its target; each target still is what the decision was made from; the targets are switched. An error before
 // the first switch leaves the machine as it was, one after it takes the step back.
 func (r *run) commit(ctx context.Context, s *Step, ops []*Op) ([]Event, error) {
 	var events []Event
+	if err := r.actions(ctx, s, ops, true); err != nil {
+		return nil, err
+	}
 	if files := fileOps(ops); len(files) > 0 {
 		owed, err := r.ledger.owe(s)
 		if err != nil {
@@ -30,18 +33,23 @@ func (r *run) commit(ctx context.Context, s *Step, ops []*Op) ([]Event, error) {
 			return events, err
 		}
 	}
+	return events, r.actions(ctx, s, ops, false)
+}
+
+// actions carries out the step's actions: those that come before its files, or the others.
+func (r *run) actions(ctx context.Context, s *Step, ops []*Op, first bool) error {
 	for _, o := range ops {
-		if !o.acts() {
+		if !o.acts() || o.first != first {
 			continue
 		}
 		fault.Point("before " + string(o.Kind))
 		r.setActed(s, true)
 		if err := o.act(ctx); err != nil {
-			return events, err
+			return err
 		}
 		fault.Point("after " + string(o.Kind))
 	}
-	return events, nil
+	return nil
 }
 
 func fileOps(ops []*Op) []*Op {

@@ -139,23 +139,27 @@ func (g *Graph) orderReaders() {
 		}
 		reads := r.Reads()
 		for _, earlier := range g.Steps[:i] {
-			if earlier.writesBelow(reads) {
+			switch p := earlier.writesBelow(reads); {
+			case p == "":
+			case s.Service:
 				s.takeUp(earlier)
+			default:
+				s.follow(earlier, SameFile, p)
 			}
 		}
 	}
 }
 
-// writesBelow says whether the step writes one of the files, or a file in one of the folders.
-func (s *Step) writesBelow(places []string) bool {
+// writesBelow returns the one of the places, files or folders, that the step writes or writes in; "" for none.
+func (s *Step) writesBelow(places []string) string {
 	for _, t := range s.targets {
 		for _, p := range places {
 			if !t.Dir && (t.Path == p || strings.HasPrefix(t.Path, strings.TrimSuffix(p, "/")+"/")) {
-				return true
+				return p
 			}
 		}
 	}
-	return false
+	return ""
 }
 
 // follow adds an edge, once.

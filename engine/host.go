@@ -30,6 +30,7 @@ type Host struct {
 	access          []Access
 	deferred        *Owed
 	paid            bool
+	waits           *NotYetError
 }
 
 // An Attr is who owns a path and who may do what with it.
@@ -397,15 +398,17 @@ func (h *Host) stage(kind OpKind, path string, before, after node, s *Splice, op
 
 // An Action is an operation on something that runs.
 type Action struct {
-	Kind    OpKind // OpReload, OpRestart or OpRun
-	Service string
+	Kind    OpKind // OpReload, OpRestart, OpRun or OpPublish
+	Service string // of a reload, a restart or a run
+	Path    string // of a publication: the key in the store
 	Note    string
-	Do      func(context.Context) error // called by an apply only, after the step's files are committed
+	First   bool                        // before the step's files are committed, not after
+	Do      func(context.Context) error // called by an apply only
 }
 
 // Act stages an action.
 func (h *Host) Act(a Action) {
-	h.ops = append(h.ops, &Op{Kind: a.Kind, Service: a.Service, Note: a.Note, act: a.Do})
+	h.ops = append(h.ops, &Op{Kind: a.Kind, Service: a.Service, Path: a.Path, Note: a.Note, act: a.Do, first: a.First})
 }
 
 // Owed returns what is owed to the step's service and why, and whether anything is: by this run so far, and by earlier
@@ -434,6 +437,23 @@ func (h *Host) Allowed() (Disruption, string) { return h.run.options.allowed(h.N
 // plan is refused when it has changed.
 func (h *Host) Observe(name, value string) {
 	h.reads["fact:"+name] = node{kind: file, content: newText([]byte(value))}
+}
+
+// Wait says that the step cannot come to its end before another node has done something, and for what it waits. What it
+// has staged is committed all the same: it may be what the other node waits for.
+func (h *Host) Wait(format string, args ...any) {
+	h.waits = &NotYetError{fmt.Sprintf(format, args...)}
+}
+
+// A NotYetError is what a step waits for: another node's run. It is no fault of this node.
+type NotYetError struct{ Waits string }
+
+func (e *NotYetError) Error() string { return e.Waits }
+
+// IsNotYet says whether an error is about waiting for another node.
+func IsNotYet(err error) bool {
+	var e *NotYetError
+	return errors.As(err, &e)
 }
 
 // A Refusal is the error of a service that does not take what was committed. The engine undoes this run's changes of

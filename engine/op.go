@@ -20,10 +20,11 @@ const (
 	OpReload  OpKind = "reload"
 	OpRestart OpKind = "restart"
 	OpRun     OpKind = "run"
+	OpPublish OpKind = "publish" // what other nodes are to have, in the store; its path is the key there
 )
 
 // An Op is one operation: data that plan output, JSON, history, saved plans and undo are views of. Only a reload, a
-// restart or a run carries code, in act.
+// restart, a run or a publication carries code, in act.
 type Op struct {
 	Kind      OpKind
 	Path      string
@@ -41,6 +42,7 @@ type Op struct {
 	before, after node
 	splices       []Splice // how before became after, where the resource said so
 	act           func(context.Context) error
+	first         bool    // act comes before the step's files
 	told          *opJSON // set once the contents are let go of
 }
 
@@ -118,6 +120,8 @@ func (o *Op) String() string {
 	switch {
 	case o.Path == "":
 		return fmt.Sprintf("%s %s", o.Kind, o.Service)
+	case o.Kind == OpPublish:
+		return fmt.Sprintf("publish %s", o.Path)
 	case o.Kind == OpRemove:
 		return fmt.Sprintf("remove %s", o.Path)
 	}
@@ -162,7 +166,7 @@ func (o *Op) view() opJSON {
 		Op: o.Kind, Path: o.Path, Sensitive: o.Sensitive, Generated: o.Generated, Service: o.Service, Note: o.Note,
 		Before: o.Before(), After: o.After(), Diff: o.Diff(), Existed: o.Existed(),
 	}
-	if o.Path != "" && o.Kind != OpRemove {
+	if o.Path != "" && o.Kind != OpRemove && o.Kind != OpPublish {
 		j.Mode, j.Owner, j.Group = modeText(o.Mode), o.Owner, o.Group
 		j.Was = o.Was()
 	}

@@ -22,6 +22,7 @@ type Failure struct {
 	Address      string   `json:"address"`
 	Error        string   `json:"error"`
 	Consequences []string `json:"consequences,omitempty"` // addresses
+	NotYet       bool     `json:"not_yet,omitempty"`      // it waits for another node's run
 
 	Err error `json:"-"`
 }
@@ -130,7 +131,7 @@ func (r *run) plan(ctx context.Context, s *Step) outcome {
 		return failed(s, err)
 	}
 	if len(h.ops) == 0 {
-		return outcome{state: Unchanged, warnings: h.warnings}
+		return waiting(s, h, outcome{state: Unchanged, warnings: h.warnings})
 	}
 	for p, n := range h.staged {
 		r.files.set(p, n)
@@ -140,13 +141,23 @@ func (r *run) plan(ctx context.Context, s *Step) outcome {
 			return failed(s, err)
 		}
 	}
-	if acts(h.ops) && h.deferred == nil {
+	if s.Service && acts(h.ops) && h.deferred == nil {
 		// An apply would now see the evidence and strike the debt out.
 		if _, _, err := r.ledger.strike(s); err != nil {
 			return failed(s, err)
 		}
 	}
-	return outcome{state: Changed, change: h.change(), warnings: h.warnings, access: h.access}
+	return waiting(s, h, outcome{state: Changed, change: h.change(), warnings: h.warnings, access: h.access})
+}
+
+// waiting is the outcome of a step that said in h that it waits for another node: that of a failure. Without it, it is out.
+func waiting(s *Step, h *Host, out outcome) outcome {
+	if h.waits == nil {
+		return out
+	}
+	late := failed(s, h.waits)
+	out.state, out.err, out.events = late.state, late.err, append(out.events, late.events...)
+	return out
 }
 
 // settleDebts writes down what a service said of its debts.
@@ -205,6 +216,9 @@ func actionOf(ops []*Op) string {
 	action := ""
 	for _, o := range ops {
 		switch {
+		case o.Kind == OpPublish && action == "":
+			action = "update"
+		case o.Kind == OpPublish:
 		case o.acts():
 			return string(o.Kind)
 		case o.Kind == OpRemove && (action == "" || action == "remove"):
@@ -270,7 +284,7 @@ func failuresOf(g *Graph, outcomes []outcome) []Failure {
 		switch out.state {
 		case Failed:
 			at[s] = len(failures)
-			failures = append(failures, Failure{Address: s.Address, Error: Redact(out.err.Error()), Err: out.err})
+			failures = append(failures, Failure{Address: s.Address, Error: Redact(out.err.Error()), NotYet: IsNotYet(out.err), Err: out.err})
 		case Skipped:
 			f := &failures[at[out.cause]]
 			f.Consequences = append(f.Consequences, s.Address)

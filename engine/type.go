@@ -33,10 +33,10 @@ type Service interface {
 	ServiceName() string // as operators call it: "postgresql"
 }
 
-// A Reader is a service that knows which files it runs with. A step that writes one of them comes before it, and owes it
-// what it owes to the services that name it in on_change, unless the step itself waits for the service.
+// A Reader knows which files it reads. A step that writes one of them comes before it, unless the step itself waits for
+// the reader. A reader that is a service is owed what follows from their changes, as if it named them in on_change.
 type Reader interface {
-	Service
+	Resource
 	Reads() []string // files, and folders with all that is in them
 }
 

@@ -24,6 +24,7 @@ const (
 	exitChanges = 2 // only with --detailed-exitcode; of status: something needs the operator
 	exitOwed    = 3 // only with --detailed-exitcode: done, and a restart is owed
 	exitRefused = 4
+	exitNotYet  = 5 // waits for another node's run
 	exitUsage   = 64
 	exitBug     = 70 // a panic inside a resource: EX_SOFTWARE of sysexits.h
 )
@@ -255,6 +256,8 @@ func (a *app) codeOf(err error) int {
 		return exitUsage
 	case engine.IsRefused(err), errors.Is(err, engine.ErrLocked):
 		return exitRefused
+	case engine.IsNotYet(err):
+		return exitNotYet
 	}
 	return exitFailed
 }

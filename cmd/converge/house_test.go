@@ -436,7 +436,7 @@ func TestHouseReadme(t *testing.T) {
 		}
 	}
 	root.PersistentFlags().VisitAll(func(f *pflag.Flag) { want = append(want, "`--"+f.Name) })
-	for _, code := range []int{exitDone, exitFailed, exitChanges, exitOwed, exitRefused, exitUsage, exitBug} {
+	for _, code := range []int{exitDone, exitFailed, exitChanges, exitOwed, exitRefused, exitNotYet, exitUsage, exitBug} {
 		want = append(want, fmt.Sprintf("\n| %d | ", code))
 	}
 	for _, w := range want {

@@ -116,7 +116,12 @@ func owesRestart(owed []engine.Owed) bool {
 
 // failuresExit is the end of a run in which steps failed; they are told already.
 func failuresExit(failures []engine.Failure) error {
-	code := exitFailed
+	code := exitNotYet
+	for _, f := range failures {
+		if !f.NotYet {
+			code = exitFailed
+		}
+	}
 	for _, f := range failures {
 		var bug *engine.PanicError
 		switch {

@@ -136,7 +136,9 @@ func opSign(o *engine.Op) string {
 func (p *printer) op(o *engine.Op, width int) {
 	s := signs[opSign(o)]
 	attributes := ""
-	if o.Kind != engine.OpRemove {
+	if o.Kind == engine.OpPublish {
+		attributes = "published"
+	} else if o.Kind != engine.OpRemove {
 		attributes = fmt.Sprintf("%s %s:%s", o.ModeText(), o.Owner, o.Group)
 	}
 	if was := o.Was(); was != "" {
@@ -217,7 +219,11 @@ func (p *printer) failures(list []engine.Failure) {
 		if where != "" {
 			where += ": "
 		}
-		fmt.Fprintf(p.errors, "converge: error: %s%s\n", where, f.Error)
+		what := "error"
+		if f.NotYet {
+			what = "not yet"
+		}
+		fmt.Fprintf(p.errors, "converge: %s: %s%s\n", what, where, f.Error)
 		if len(f.Consequences) > 0 {
 			fmt.Fprintf(p.errors, "  not run because of it: %s\n", strings.Join(f.Consequences, ", "))
 		}
