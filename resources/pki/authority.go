@@ -93,8 +93,8 @@ const authorityUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
 
 // sign returns the certificate read back from what was signed. A nil serial number in the template becomes 20 octets of rand,
 // positive (RFC 5280, 4.1.2.2).
-func sign(rand io.Reader, template, parent *x509.Certificate, subject, signer PrivateKey) (Certificate, error) {
-	der, err := x509.CreateCertificate(rand, template, parent, subject.held().signer.Public(), signer.held().signer)
+func sign(rand io.Reader, template, parent *x509.Certificate, subject Subject, signer PrivateKey) (Certificate, error) {
+	der, err := x509.CreateCertificate(rand, template, parent, subject.public(), signer.held().signer)
 	if err != nil {
 		return Certificate{}, fmt.Errorf("sign: %w", err)
 	}

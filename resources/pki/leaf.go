@@ -83,33 +83,33 @@ func (s LeafSpec) normal() LeafSpec {
 	return s
 }
 
-// Issue makes a certificate for leafKey, signed by the authority, and proves it before returning it: Wrong finds nothing
-// wrong with it. Of leafKey only the public half is used; rand gives the serial number.
+// Issue makes a certificate for subject, signed by the authority, and proves it before returning it: Wrong finds nothing
+// wrong with it. rand gives the serial number.
 //
 // It begins BackDate before now, yet not before its authority, and ends after the declared validity, yet not after its
 // authority: some verifiers want the one inside the other. shortened is how much earlier it therefore ends than declared,
 // 0 when that is less than a day; tell the operator, who should replace the authority in good time.
 //
-// It fails when the declaration is wrong, when leafKey is of another kind than declared or is the authority's own, and when
+// It fails when the declaration is wrong, when the key is of another kind than declared or is the authority's own, and when
 // the authority cannot issue: its key is another's, it is no authority, is not valid yet (mend the clock), has expired, or
 // has less than a day left.
-func Issue(rand io.Reader, now time.Time, authority Certificate, authorityKey, leafKey PrivateKey, spec LeafSpec) (cert Certificate, shortened time.Duration, err error) {
+func Issue(rand io.Reader, now time.Time, authority Certificate, authorityKey PrivateKey, subject Subject, spec LeafSpec) (cert Certificate, shortened time.Duration, err error) {
 	spec = spec.normal()
-	if err := canIssue(now, authority, authorityKey, leafKey, spec); err != nil {
+	if err := canIssue(now, authority, authorityKey, subject, spec); err != nil {
 		return Certificate{}, 0, fmt.Errorf("issue the %s certificate %q: %w", spec.Usage, spec.CommonName, err)
 	}
-	template, shortened := leafTemplate(now, authority, leafKey, spec)
-	cert, err = sign(rand, template, authority.Certificate, leafKey, authorityKey)
+	template, shortened := leafTemplate(now, authority, subject, spec)
+	cert, err = sign(rand, template, authority.Certificate, subject, authorityKey)
 	if err != nil {
 		return Certificate{}, 0, fmt.Errorf("issue the %s certificate %q: %w", spec.Usage, spec.CommonName, err)
 	}
-	if wrong := Wrong(cert, leafKey, authority, spec, now, 0); len(wrong) > 0 {
+	if wrong := Wrong(cert, subject, authority, spec, now, 0); len(wrong) > 0 {
 		return Certificate{}, 0, fmt.Errorf("issue the %s certificate %q: what was made is wrong: %s", spec.Usage, spec.CommonName, Sentences(wrong))
 	}
 	return cert, shortened, nil
 }
 
-func canIssue(now time.Time, authority Certificate, authorityKey, leafKey PrivateKey, spec LeafSpec) error {
+func canIssue(now time.Time, authority Certificate, authorityKey PrivateKey, subject Subject, spec LeafSpec) error {
 	if err := inOneLine(spec.Check(), checkClock(now)); err != nil {
 		return err
 	}
@@ -118,7 +118,7 @@ func canIssue(now time.Time, authority Certificate, authorityKey, leafKey Privat
 		return errors.New("there is no authority")
 	case authorityKey.IsZero():
 		return errors.New("there is no private key of the authority here")
-	case leafKey.IsZero():
+	case subject.IsZero():
 		return errors.New("there is no key to make it for")
 	}
 	if found := brokenAuthority(authority, authorityKey, now); len(found) > 0 {
@@ -127,10 +127,10 @@ func canIssue(now time.Time, authority Certificate, authorityKey, leafKey Privat
 	switch left := authority.NotAfter.Sub(now); {
 	case left < leastAuthorityLife:
 		return fmt.Errorf("the authority %q expires in %s, too soon to issue anything", authority.Subject.CommonName, length(left))
-	case leafKey.Matches(authority): // Fits, with words
+	case subject.Matches(authority): // Fits, with words
 		return errors.New("the key is the authority's own, which must not leave it")
-	case leafKey.Algorithm() != spec.Algorithm:
-		return fmt.Errorf("the key is %s, declared is %s", leafKey.Algorithm(), spec.Algorithm)
+	case subject.Algorithm() != spec.Algorithm:
+		return fmt.Errorf("the key is %s, declared is %s", subject.Algorithm(), spec.Algorithm)
 	case spec.CommonName == authority.Subject.CommonName:
 		return errors.New("the common name is the authority's own")
 	}
@@ -143,10 +143,10 @@ func (k PrivateKey) Fits(authority Certificate, spec LeafSpec) bool {
 	return !k.IsZero() && !k.Matches(authority) && k.Algorithm() == spec.Algorithm.orDefault()
 }
 
-func leafTemplate(now time.Time, authority Certificate, leafKey PrivateKey, spec LeafSpec) (template *x509.Certificate, shortened time.Duration) {
-	spki, err := x509.MarshalPKIXPublicKey(leafKey.held().signer.Public())
+func leafTemplate(now time.Time, authority Certificate, subject Subject, spec LeafSpec) (template *x509.Certificate, shortened time.Duration) {
+	spki, err := x509.MarshalPKIXPublicKey(subject.public())
 	if err != nil {
-		panic(fmt.Sprintf("pki: a key of kind %s has no public form: %v", leafKey.Algorithm(), err)) // it was encoded in hold
+		panic(fmt.Sprintf("pki: a key of kind %s has no public form: %v", subject.Algorithm(), err)) // it was encoded before
 	}
 	begin, end := seconds(now.Add(-BackDate)), seconds(now.Add(spec.Validity))
 	if begin.Before(authority.NotBefore) {

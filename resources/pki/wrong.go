@@ -11,7 +11,7 @@ import (
 )
 
 // Wrong returns every reason to issue the certificate anew, in a fixed order; nothing when it is as declared. It compares the
-// certificate with its private key, with the authority that it should come from, with the declaration, which must pass
+// certificate with its private key (or, where that is elsewhere, with the request), with the authority that it should come from, with the declaration, which must pass
 // Check, and with the clock.
 //
 // Within renewBefore of its end a certificate is due (see RenewBefore). A window of more than half the declared validity
@@ -21,7 +21,7 @@ import (
 // Another declared validity is a reason too, so that lowering or raising expire_in_days does something. It is read from the
 // certificate alone (end less beginning, give or take BackDate and a day), so a clock that jumps changes nothing. A
 // certificate that was shortened to the end of its authority is as declared.
-func Wrong(cert Certificate, key PrivateKey, authority Certificate, spec LeafSpec, now time.Time, renewBefore time.Duration) []Reason {
+func Wrong(cert Certificate, subject Subject, authority Certificate, spec LeafSpec, now time.Time, renewBefore time.Duration) []Reason {
 	switch {
 	case cert.IsZero():
 		return []Reason{broken(CertificateMissing, "there is no certificate")}
@@ -30,7 +30,7 @@ func Wrong(cert Certificate, key PrivateKey, authority Certificate, spec LeafSpe
 	}
 	spec = spec.normal()
 	var found reasons
-	found.addKey(cert, key, authority, spec)
+	found.addKey(cert, subject, authority, spec)
 	found.addIssuer(cert, authority)
 	found.addNames(cert, spec)
 	found.addUsages(cert, spec)
@@ -47,7 +47,7 @@ func Wrong(cert Certificate, key PrivateKey, authority Certificate, spec LeafSpe
 	return found
 }
 
-func (r *reasons) addKey(cert Certificate, key PrivateKey, authority Certificate, spec LeafSpec) {
+func (r *reasons) addKey(cert Certificate, key Subject, authority Certificate, spec LeafSpec) {
 	switch {
 	case key.IsZero():
 		r.broken(KeyMissing, "there is no private key")
