@@ -66,22 +66,26 @@ var (
 	ErrExists      = errors.New("another node has written it first")
 	ErrChanged     = errors.New("it was changed meanwhile by another node")
 	ErrUnavailable = errors.New("the store cannot be used")
+	ErrNotMade     = errors.New("there is no store here") // comes with ErrUnavailable: not mounted, or never made
 )
 
 // MaxValue is the largest value, in bytes: etcd takes no more than 1.5 MiB in a request.
 const MaxValue = 1 << 20
 
-// maxKey is the longest key, in bytes.
-const maxKey = 512
+// maxKey is the longest key, in bytes, and maxPart the longest part of one: a file's name (NAME_MAX).
+const (
+	maxKey  = 512
+	maxPart = 255
+)
 
 // CheckKey says why a key is refused, or returns nil: it has parts of letters, digits, ".", "_" and "-", divided by
-// slashes, and no part is empty or begins with a dot.
+// slashes, and no part is empty, begins with a dot or has more than 255 bytes.
 func CheckKey(key string) error {
 	if len(key) > maxKey {
 		return fmt.Errorf("a key has at most %d bytes, and this one has %d", maxKey, len(key))
 	}
 	for part := range strings.SplitSeq(key, "/") {
-		if part == "" || part[0] == '.' || strings.Trim(part, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != "" {
+		if part == "" || part[0] == '.' || len(part) > maxPart || strings.Trim(part, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != "" {
 			return fmt.Errorf("%q is no key", key)
 		}
 	}

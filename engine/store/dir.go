@@ -1,0 +1,782 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"converge/engine/fault"
+)
+
+// A Dir is a store in a folder: of one machine, or one that all nodes mount (NFS).
+//
+// The key node/app1 is the folder node/app1 in it, and each version is a file there, @1, @2 and so on, that holds the
+// value and nothing else. "@" stands in no key, so that the key node and the key node/1 do not meet. A version is written
+// under a temporary name, synced, and then linked to its own name: link(2) is the one call that refuses a name which is
+// there, also on NFS, so of many who write the same version one wins. A file never changes once it has its name, and the
+// highest version is what stands at the key. A value that was damaged is returned as it is: who reads it finds the
+// signature broken, and can put a good one over it.
+//
+// The folder is a store when it has the file .store in it, and only Init puts it there. A folder that is mounted late, or
+// not at all, is an empty folder: without this mark it would look like an environment in which nobody has published
+// anything yet.
+//
+// Links, pipes and other things that somebody put in there are never followed and never waited for. Files have mode 0600
+// and folders 0700, whatever the umask is.
+type Dir struct {
+	Path string
+
+	calls chan struct{}
+}
+
+const (
+	markFile   = ".store"
+	markText   = "converge store 1\n"
+	tempPrefix = ".new-"
+
+	// tempAge is how old a temporary file has to be before somebody else removes it: its writer is dead.
+	tempAge = time.Hour
+
+	// kept is how many of the last versions stay. A reader that found a version can still read it, and a writer that was
+	// slow still finds its version taken, as long as fewer than so many others are written in between.
+	kept = 8
+
+	// dirTimeout ends a call that has no deadline of its own.
+	dirTimeout = 30 * time.Second
+
+	// dirCalls is how many calls go on at once. Those to a server that is away never end, and each has a thread.
+	dirCalls = 16
+)
+
+// OpenDir returns the store in the folder at path. It does not look at the folder, and never creates it: that is Init's.
+func OpenDir(path string) (*Dir, error) {
+	if !filepath.IsAbs(path) || strings.ContainsRune(path, 0) {
+		return nil, fmt.Errorf("the folder of a store has an absolute path, and %q is none", path)
+	}
+	return &Dir{Path: filepath.Clean(path), calls: make(chan struct{}, dirCalls)}, nil
+}
+
+// Init makes the folder a store, and creates it when only its last part is missing. It is called by the authority alone,
+// before it publishes for the first time: anybody else who found no store there would hide that it is not mounted.
+func (d *Dir) Init(ctx context.Context) error {
+	_, err := within(ctx, d, func(context.Context) (struct{}, error) { return struct{}{}, d.init() })
+	return err
+}
+
+// Get returns the highest version.
+func (d *Dir) Get(ctx context.Context, key string) (Entry, error) {
+	if err := CheckKey(key); err != nil {
+		return Entry{}, err
+	}
+	return within(ctx, d, func(ctx context.Context) (Entry, error) { return d.get(ctx, key) })
+}
+
+// Create writes version 1.
+func (d *Dir) Create(ctx context.Context, key string, value []byte) (Version, error) {
+	if err := checkPut(key, value); err != nil {
+		return 0, err
+	}
+	return within(ctx, d, func(ctx context.Context) (Version, error) { return d.put(ctx, key, 0, value, ErrExists) })
+}
+
+// Swap writes the version after old.
+func (d *Dir) Swap(ctx context.Context, key string, old Version, value []byte) (Version, error) {
+	if err := checkPut(key, value); err != nil {
+		return 0, err
+	}
+	if old < 1 {
+		return 0, at(d, key, ErrChanged)
+	}
+	return within(ctx, d, func(ctx context.Context) (Version, error) { return d.put(ctx, key, old, value, ErrChanged) })
+}
+
+// List walks the folders. What is no folder with a key's name, or has no version in it, is passed over.
+func (d *Dir) List(ctx context.Context, prefix string) ([]Key, error) {
+	if err := checkPrefix(prefix); err != nil {
+		return nil, err
+	}
+	return within(ctx, d, func(ctx context.Context) ([]Key, error) { return d.list(ctx, prefix) })
+}
+
+// Watch looks every half second: the kernel tells nothing of what other machines do in a folder.
+func (d *Dir) Watch(ctx context.Context, key string, known Version) error {
+	if err := CheckKey(key); err != nil {
+		return err
+	}
+	return poll(ctx, known, func(ctx context.Context) (Version, error) {
+		return within(ctx, d, func(context.Context) (Version, error) { return d.version(key) })
+	})
+}
+
+// String names the folder.
+func (d *Dir) String() string { return "the folder " + d.Path }
+
+// Close does nothing: no file stays open between two calls.
+func (d *Dir) Close() error { return nil }
+
+// within does work, and comes back when ctx ends even if work does not: a call to an NFS server that is away cannot be
+// broken off (nfs(5), "hard"), so it is left behind. Not more than dirCalls are.
+func within[T any](ctx context.Context, d *Dir, work func(context.Context) (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	ctx, cancel := context.WithTimeout(ctx, dirTimeout)
+	defer cancel()
+	done := make(chan result, 1)
+	if ctx.Err() == nil {
+		select {
+		case d.calls <- struct{}{}:
+			go func() {
+				defer func() { <-d.calls }()
+				value, err := work(ctx)
+				done <- result{value, err}
+			}()
+		case <-ctx.Done():
+		}
+	}
+	var r result
+	select {
+	case r = <-done:
+	case <-ctx.Done():
+		r.err = ctx.Err()
+	}
+	if r.err != nil && r.err == ctx.Err() {
+		r.err = &unusable{d.String(), ended(r.err), "is its server there?", r.err}
+	}
+	return r.value, r.err
+}
+
+// A folder is one that is open.
+type folder struct {
+	file *os.File
+	path string
+}
+
+func (f folder) close() { f.file.Close() }
+
+// open opens the store's folder and makes sure that it is one.
+func (d *Dir) open() (folder, error) {
+	root, err := d.openRoot()
+	if err != nil {
+		return folder{}, err
+	}
+	if err := d.checkMark(root); err != nil {
+		root.close()
+		return folder{}, err
+	}
+	return root, nil
+}
+
+// openRoot opens the folder. Its path is the operator's, so its links are followed.
+func (d *Dir) openRoot() (folder, error) {
+	fd, err := try(func() (int, error) {
+		return unix.Open(d.Path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	})
+	if err != nil {
+		return folder{}, d.fail(d.Path, err)
+	}
+	return folder{os.NewFile(uintptr(fd), d.Path), d.Path}, nil
+}
+
+func (d *Dir) checkMark(root folder) error {
+	text, err := root.read(markFile, MaxValue)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &unusable{d.String(), "it is not a store: " + markFile + " is not in it", "is it mounted here? On the authority, converge apply makes it a store", nil}
+	}
+	if err != nil {
+		return d.fail(root.at(markFile), err)
+	}
+	if string(text) != markText {
+		return &unusable{d.String(), fmt.Sprintf("its %s says %q, and this converge knows %q", markFile, text, markText), "is another converge used here?", nil}
+	}
+	return nil
+}
+
+func (d *Dir) init() error {
+	made, err := d.makeRoot()
+	if err != nil {
+		return err
+	}
+	root, err := d.openRoot()
+	if err != nil {
+		return err
+	}
+	defer root.close()
+	if made {
+		if err := root.file.Chmod(0o700); err != nil {
+			return d.fail(d.Path, err)
+		}
+	}
+	if _, err := root.read(markFile, 0); !errors.Is(err, fs.ErrNotExist) {
+		return d.checkMark(root)
+	}
+	temp, err := root.stage([]byte(markText))
+	if err != nil {
+		return d.fail(root.path, err)
+	}
+	defer temp.discard()
+	fault.Point("store: mark written")
+	if err := temp.link(markFile); err != nil && err != unix.EEXIST {
+		return d.fail(root.path, err)
+	}
+	fault.Point("store: mark put up")
+	if err := root.sync(); err != nil {
+		return d.fail(root.path, err)
+	}
+	root.tidy(0, temp)
+	return d.checkMark(root)
+}
+
+// makeRoot creates the folder, not those above it: /mnt/store/converge must not be made where /mnt/store should be mounted.
+func (d *Dir) makeRoot() (made bool, err error) {
+	err = eintr(func() error { return unix.Mkdir(d.Path, 0o700) })
+	if err == unix.EEXIST {
+		return false, nil
+	}
+	if err != nil {
+		return false, d.fail(d.Path, err)
+	}
+	parent, err := os.Open(filepath.Dir(d.Path))
+	if err != nil {
+		return true, d.fail(filepath.Dir(d.Path), err)
+	}
+	defer parent.Close()
+	return true, folder{parent, parent.Name()}.sync()
+}
+
+// find opens a key's folder. The error is errNothing when it has none.
+func (d *Dir) find(key string) (folder, error) {
+	f, err := d.open()
+	if err != nil {
+		return folder{}, err
+	}
+	for part := range strings.SplitSeq(key, "/") {
+		sub, err := f.sub(part)
+		f.close()
+		if errors.Is(err, fs.ErrNotExist) {
+			return folder{}, errNothing
+		}
+		if err != nil {
+			return folder{}, d.fail(f.at(part), err)
+		}
+		f = sub
+	}
+	return f, nil
+}
+
+// errNothing is that a key has no folder.
+var errNothing = errors.New("there is no such folder in the store")
+
+func (d *Dir) version(key string) (Version, error) {
+	f, err := d.find(key)
+	if err == errNothing {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer f.close()
+	v, err := f.highest()
+	if err != nil {
+		return 0, d.fail(f.path, err)
+	}
+	return v, nil
+}
+
+func (d *Dir) get(ctx context.Context, key string) (Entry, error) {
+	f, err := d.find(key)
+	if err == errNothing {
+		return Entry{}, at(d, key, ErrNotFound)
+	}
+	if err != nil {
+		return Entry{}, err
+	}
+	defer f.close()
+	for ctx.Err() == nil {
+		v, err := f.highest()
+		if err != nil {
+			return Entry{}, d.fail(f.path, err)
+		}
+		if v == 0 {
+			return Entry{}, at(d, key, ErrNotFound)
+		}
+		value, err := f.read(versionName(v), MaxValue)
+		switch {
+		case err == nil:
+			return Entry{value, v}, nil
+		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ESTALE):
+			return Entry{}, d.fail(f.at(versionName(v)), err)
+		}
+		// It was removed since it was seen: there are newer ones.
+	}
+	return Entry{}, ctx.Err() // nobody waits for it any more
+}
+
+func (d *Dir) list(ctx context.Context, prefix string) ([]Key, error) {
+	var keys []Key
+	f, err := d.open()
+	if whole := strings.TrimSuffix(prefix, "/"); err == nil && whole != "" {
+		f.close()
+		f, err = d.find(whole)
+	}
+	if err == errNothing {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.close()
+	names, err := f.file.Readdirnames(-1)
+	if err == nil {
+		err = f.walk(ctx, prefix, names, &keys)
+	}
+	if err != nil {
+		return nil, d.fail(f.path, err)
+	}
+	slices.SortFunc(keys, func(a, b Key) int { return strings.Compare(a.Name, b.Name) })
+	return keys, nil
+}
+
+// walk adds the keys below f. names are what is in f, and prefix is its key with a slash. A folder that cannot be
+// read is an error: a part of the store must not look like all of it.
+func (f folder) walk(ctx context.Context, prefix string, names []string, keys *[]Key) error {
+	for _, name := range names {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		key := prefix + name
+		if CheckKey(key) != nil {
+			continue
+		}
+		sub, err := f.sub(name)
+		if errors.Is(err, errKind) || errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return &fs.PathError{Op: "open", Path: f.at(name), Err: err}
+		}
+		below, err := sub.file.Readdirnames(-1)
+		if v := highest(below); err == nil && v > 0 {
+			*keys = append(*keys, Key{key, v})
+		}
+		if err == nil {
+			err = sub.walk(ctx, key+"/", below, keys)
+		}
+		sub.close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// put writes the version after old, if old is the highest. The error is lost when it is not.
+func (d *Dir) put(ctx context.Context, key string, old Version, value []byte, lost error) (Version, error) {
+	if old == math.MaxInt64 {
+		return 0, &unusable{d.String(), fmt.Sprintf("%s has the last version there can be, %d", key, old), "remove its file", nil}
+	}
+	way, err := d.way(key, old == 0)
+	defer way.close()
+	if err == errNothing {
+		return 0, at(d, key, lost)
+	}
+	if err != nil {
+		return 0, err
+	}
+	f := way[len(way)-1]
+	if v, err := f.highest(); err != nil {
+		return 0, d.fail(f.path, err)
+	} else if v != old {
+		return 0, at(d, key, lost)
+	}
+	fault.Point("store: old version seen")
+	temp, err := f.stage(value)
+	if err != nil {
+		return 0, d.fail(f.path, err)
+	}
+	defer temp.discard()
+	fault.Point("store: temporary file written")
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	v := old + 1
+	if err := temp.link(versionName(v)); err == unix.EEXIST {
+		return 0, at(d, key, lost)
+	} else if err != nil {
+		return 0, d.fail(f.path, err)
+	}
+	fault.Point("store: version linked")
+	if err := d.overtaken(f, key, v); err != nil {
+		return 0, err
+	}
+	if err := way.sync(old == 0); err != nil {
+		return 0, d.fail(f.path, err)
+	}
+	fault.Point("store: folder synced")
+	f.tidy(v, temp)
+	return v, nil
+}
+
+// overtaken is for a writer that was stopped, or whose server was away, so long that its version came, went out of
+// use and was removed before it got to link: its name was free again. Its file is no entry, for a higher one is there; it
+// is removed, and what comes of it is the error. Where fewer than kept versions lie between, none of this can have
+// happened: the name was free because nobody had written it yet.
+func (d *Dir) overtaken(f folder, key string, v Version) error {
+	high, err := f.highest()
+	if err != nil {
+		return d.fail(f.path, err)
+	}
+	if high < v || high-v < kept {
+		return nil
+	}
+	f.remove(versionName(v))
+	return &unusable{d.String(), fmt.Sprintf("%s got %d other versions while version %d was being written, so that it is not known whether it ever stood there", key, high-v, v), "read it again", nil}
+}
+
+// A way is the open folders from the store's down to a key's.
+type way []folder
+
+func (w way) close() {
+	for _, f := range w {
+		f.close()
+	}
+}
+
+// sync makes the name of a new file last, and, with all, those of the folders on the way to it. They are synced even if
+// somebody else made them: he may have been killed before he did.
+func (w way) sync(all bool) error {
+	last := w[len(w)-1]
+	if err := last.sync(); err != nil {
+		return err
+	}
+	for i := len(w) - 2; all && i >= 0; i-- {
+		if err := w[i].sync(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// way opens the folders on the way to a key, and makes those that are missing if it is told to; else the error is
+// errNothing. What it returns is closed by the caller, also beside an error.
+func (d *Dir) way(key string, create bool) (way, error) {
+	root, err := d.open()
+	if err != nil {
+		return nil, err
+	}
+	w := way{root}
+	for part := range strings.SplitSeq(key, "/") {
+		f := w[len(w)-1]
+		sub, err := f.sub(part)
+		if create && errors.Is(err, fs.ErrNotExist) {
+			sub, err = f.mkdir(part)
+		} else if errors.Is(err, fs.ErrNotExist) {
+			return w, errNothing
+		}
+		if err != nil {
+			return w, d.fail(f.at(part), err)
+		}
+		w = append(w, sub)
+	}
+	return w, nil
+}
+
+// errKind is a thing of another kind than converge puts there: a link, a pipe, a folder for a file.
+var errKind = errors.New("it is not what converge puts there")
+
+func (f folder) at(name string) string { return path.Join(f.path, name) }
+
+// sub opens a folder in this one. A link is not followed: whoever can write to the store could lead root anywhere.
+func (f folder) sub(name string) (folder, error) {
+	fd, err := f.openat(name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err == unix.ENOTDIR || err == unix.ELOOP {
+		return folder{}, errKind
+	}
+	if err != nil {
+		return folder{}, err
+	}
+	return folder{os.NewFile(uintptr(fd), f.at(name)), f.at(name)}, nil
+}
+
+// mkdir makes a folder that may have come into being meanwhile.
+func (f folder) mkdir(name string) (folder, error) {
+	err := eintr(func() error { return unix.Mkdirat(int(f.file.Fd()), name, 0o700) })
+	if err != nil && err != unix.EEXIST {
+		return folder{}, err
+	}
+	made := err == nil
+	fault.Point("store: folder made")
+	sub, err := f.sub(name)
+	if err == nil && made {
+		if err = sub.file.Chmod(0o700); err != nil {
+			sub.close()
+		}
+	}
+	return sub, err
+}
+
+func (f folder) openat(name string, flags int, mode uint32) (int, error) {
+	const always = unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC
+	return try(func() (int, error) { return unix.Openat(int(f.file.Fd()), name, flags|always, mode) })
+}
+
+func (f folder) remove(name string) error {
+	return eintr(func() error { return unix.Unlinkat(int(f.file.Fd()), name, 0) })
+}
+
+// sync makes the names in the folder last. Some network file systems know no such call, and keep them anyway.
+func (f folder) sync() error {
+	err := f.file.Sync()
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOTSUP) {
+		return nil
+	}
+	return err
+}
+
+// highest returns the highest version in the folder. The few names of a key fit into one call of the kernel, which sees
+// them all as they are at one moment.
+func (f folder) highest() (Version, error) {
+	names, err := f.names()
+	return highest(names), err
+}
+
+func (f folder) names() ([]string, error) {
+	if _, err := f.file.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	return f.file.Readdirnames(-1)
+}
+
+// read returns a file's content. It looks at what the name is before it opens it: the mere opening of a device can
+// do things. A file that is larger than most is errTooLarge.
+func (f folder) read(name string, most int64) ([]byte, error) {
+	var st unix.Stat_t
+	if err := eintr(func() error { return unix.Fstatat(int(f.file.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) }); err != nil {
+		return nil, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, errKind
+	}
+	fd, err := f.openat(name, unix.O_RDONLY, 0)
+	if err == unix.ELOOP || err == unix.ENXIO {
+		return nil, errKind
+	}
+	if err != nil {
+		return nil, err
+	}
+	file := os.NewFile(uintptr(fd), name)
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errKind
+	}
+	if info.Size() > most {
+		return nil, errTooLarge
+	}
+	content := make([]byte, 0, info.Size()+1) // and one, so that the end is found without another buffer
+	for {
+		n, err := file.Read(content[len(content):cap(content)])
+		content = content[:len(content)+n]
+		switch {
+		case int64(len(content)) > most:
+			return nil, errTooLarge
+		case err == io.EOF:
+			return content, nil
+		case err != nil:
+			return nil, err
+		case len(content) == cap(content):
+			content = slices.Grow(content, 512)
+		}
+	}
+}
+
+var errTooLarge = fmt.Errorf("it has more than the %d bytes that a value has", MaxValue)
+
+// A temp is a complete file under a temporary name.
+type temp struct {
+	in   folder
+	file *os.File
+	name string
+	time time.Time // of its last write, by the clock of the file system
+}
+
+// stage writes a temporary file and syncs it.
+func (f folder) stage(content []byte) (*temp, error) {
+	var random [8]byte
+	rand.Read(random[:])
+	t := &temp{in: f, name: tempPrefix + hex.EncodeToString(random[:])}
+	fd, err := f.openat(t.name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	t.file = os.NewFile(uintptr(fd), t.name)
+	fault.Point("store: temporary file created")
+	if err := t.fill(content); err != nil {
+		t.discard()
+		return nil, err
+	}
+	return t, nil
+}
+
+func (t *temp) fill(content []byte) error {
+	if err := t.file.Chmod(0o600); err != nil {
+		return err
+	}
+	if _, err := t.file.Write(content); err != nil {
+		return err
+	}
+	if err := t.file.Sync(); err != nil {
+		return err
+	}
+	info, err := t.file.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Size() != int64(len(content)) {
+		return io.ErrShortWrite
+	}
+	t.time = info.ModTime()
+	return nil
+}
+
+// link gives the file a name that nobody else has taken: then the error is unix.EEXIST. An NFS client that loses the
+// answer asks again and is told that the name is there; whether it is ours is seen from the file's second name (open(2)).
+func (t *temp) link(name string) error {
+	dir := int(t.in.file.Fd())
+	err := eintr(func() error { return unix.Linkat(dir, t.name, dir, name, 0) })
+	if err == nil {
+		return nil
+	}
+	var st unix.Stat_t
+	if unix.Fstat(int(t.file.Fd()), &st) == nil && st.Nlink > 1 {
+		return nil
+	}
+	return err
+}
+
+// discard removes the temporary name.
+func (t *temp) discard() {
+	t.in.remove(t.name)
+	t.file.Close()
+}
+
+// tidy removes the versions that went out of use before the last few, and the temporary files of writers that were
+// killed. Their age is measured against a file that was written just now, so that it is the file system's clock on both
+// sides. What cannot be removed stays for the next writer: it is in nobody's way.
+func (f folder) tidy(newest Version, now *temp) {
+	names, err := f.names()
+	if err != nil {
+		return
+	}
+	for _, name := range names {
+		v, isVersion := parseVersion(name)
+		if isVersion && v <= newest-kept || strings.HasPrefix(name, tempPrefix) && now.time.Sub(f.written(name)) > tempAge {
+			f.remove(name)
+			fault.Point("store: old file removed")
+		}
+	}
+}
+
+// written returns when a file was last written; one that is gone, in the far future.
+func (f folder) written(name string) time.Time {
+	var st unix.Stat_t
+	if unix.Fstatat(int(f.file.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
+		return time.Unix(1<<40, 0)
+	}
+	return time.Unix(st.Mtim.Unix())
+}
+
+func versionName(v Version) string { return "@" + strconv.FormatInt(int64(v), 10) }
+
+// parseVersion is versionName's other direction. Another spelling of a number is no version.
+func parseVersion(name string) (Version, bool) {
+	digits, ok := strings.CutPrefix(name, "@")
+	if !ok {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(digits, 10, 64)
+	v := Version(n)
+	return v, err == nil && v > 0 && versionName(v) == name
+}
+
+// highest returns the highest version among a folder's names, or 0.
+func highest(names []string) Version {
+	var high Version
+	for _, name := range names {
+		if v, ok := parseVersion(name); ok {
+			high = max(high, v)
+		}
+	}
+	return high
+}
+
+// fail says which file of the store could not be used, why, and what helps.
+func (d *Dir) fail(file string, err error) error {
+	var u *unusable
+	if errors.As(err, &u) {
+		return err
+	}
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		err = p.Err
+		if filepath.IsAbs(p.Path) {
+			file = p.Path
+		}
+	}
+	cause := err.Error()
+	if file != d.Path {
+		cause = file + ": " + cause
+	}
+	return &unusable{d.String(), cause, d.remedy(err), err}
+}
+
+func (d *Dir) remedy(err error) string {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "is it mounted here?"
+	case errors.Is(err, fs.ErrPermission):
+		return "run converge as root, or let this account in; on NFS root may be taken for nobody (no_root_squash)"
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return "free some space there"
+	case errors.Is(err, unix.EROFS):
+		return "mount it writable on this node: mount -o remount,rw"
+	case errors.Is(err, unix.ESTALE), errors.Is(err, unix.EIO), errors.Is(err, unix.ENOTCONN):
+		return "mount it again"
+	case errors.Is(err, errKind), errors.Is(err, errTooLarge):
+		return "remove it"
+	}
+	return ""
+}
+
+// try does a call of the kernel again when a signal broke it off.
+func try(call func() (int, error)) (int, error) {
+	for {
+		n, err := call()
+		if err != unix.EINTR {
+			return n, err
+		}
+	}
+}
+
+func eintr(call func() error) error {
+	_, err := try(func() (int, error) { return 0, call() })
+	return err
+}
