@@ -17,10 +17,10 @@ ifneq ($(filter-out help clean,$(MAKECMDGOALS)),)
 export PATH := $(or $(shell sh fixtures/go.sh),$(error there is no go command)):$(PATH)
 endif
 
-.PHONY: help build test check bench matrix demo install clean servers tools
+.PHONY: help build test check bench matrix demo lab lab-shell lab-down install clean servers tools
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
 
 build: ## build bin/converge
 	@mkdir -p bin
@@ -51,6 +51,15 @@ matrix: tools servers ## do the main job on PostgreSQL 10 to 18
 demo: build ## plan, apply, status and psql on a throw-away PostgreSQL; needs root, changes nothing on the machine
 	bash fixtures/demo/demo.sh bin/converge
 
+lab: tools build ## real hosts on this machine: db1 db2 db3 app1 app2 util1, an etcd, and op for the operator (root)
+	go run ./fixtures/lab/cmd up --converge bin/converge
+
+lab-shell: ## look around on one of them: make lab-shell NODE=db2
+	@go run ./fixtures/lab/cmd shell $(or $(NODE),op)
+
+lab-down: ## take the lab down
+	go run ./fixtures/lab/cmd down
+
 install: build ## put converge into $(PREFIX)/bin
 	install -D -m 0755 bin/converge $(DESTDIR)$(PREFIX)/bin/converge
 
@@ -61,7 +70,9 @@ clean: ## remove what build has made
 tools:
 	@sh fixtures/need.sh git:git openssl:openssl psql:postgresql-client pg_ctlcluster:postgresql-common \
 		'/usr/lib/postgresql/*/bin/postgres:postgresql' strace:strace ip:iproute2 unshare:util-linux mount:mount \
-		setfacl:acl setfattr:attr mkfs.ext4:e2fsprogs chattr:e2fsprogs npm:npm
+		setfacl:acl setfattr:attr mkfs.ext4:e2fsprogs chattr:e2fsprogs npm:npm \
+		/usr/sbin/sshd:openssh-server ssh:openssh-client etcd:etcd-server etcdctl:etcd-client nsenter:util-linux \
+		setpriv:util-linux tcpdump:tcpdump
 
 # The PostgreSQL servers that tests run.
 servers: tools

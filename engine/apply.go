@@ -84,7 +84,7 @@ func (r *run) applyOnce(ctx context.Context, s *Step) outcome {
 		if err := r.settleDebts(s, h, &events); err != nil {
 			return failed(s, err)
 		}
-		return waiting(s, h, outcome{state: Unchanged, events: events, warnings: h.warnings})
+		return afterwards(s, h, outcome{state: Unchanged, events: events, warnings: h.warnings})
 	}
 	if err := r.expected(s, h.ops); err != nil {
 		return failed(s, err)
@@ -110,7 +110,7 @@ func (r *run) applyOnce(ctx context.Context, s *Step) outcome {
 		out.change = change
 		return out
 	}
-	return waiting(s, after, outcome{state: Changed, change: change, events: events, warnings: h.warnings, access: h.access})
+	return afterwards(s, after, outcome{state: Changed, change: change, events: events, warnings: h.warnings, access: h.access})
 }
 
 func withEvents(events []Event, out outcome) outcome {

@@ -30,7 +30,7 @@ type Host struct {
 	access          []Access
 	deferred        *Owed
 	paid            bool
-	waits           *NotYetError
+	afterwards      error
 }
 
 // An Attr is who owns a path and who may do what with it.
@@ -442,16 +442,23 @@ func (h *Host) Observe(name, value string) {
 // Wait says that the step cannot come to its end before another node has done something, and for what it waits. What it
 // has staged is committed all the same: it may be what the other node waits for.
 func (h *Host) Wait(format string, args ...any) {
-	h.waits = &NotYetError{fmt.Sprintf(format, args...)}
+	h.Fail(&NotYetError{fmt.Sprintf(format, args...)})
 }
+
+// Fail says that the step has failed although it has done a part: what it has staged is committed all the same, because it
+// is good for others.
+func (h *Host) Fail(err error) { h.afterwards = errors.Join(h.afterwards, err) }
 
 // A NotYetError is what a step waits for: another node's run. It is no fault of this node.
 type NotYetError struct{ Waits string }
 
 func (e *NotYetError) Error() string { return e.Waits }
 
-// IsNotYet says whether an error is about waiting for another node.
+// IsNotYet says whether an error is about waiting for another node, and about nothing else.
 func IsNotYet(err error) bool {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return !slices.ContainsFunc(joined.Unwrap(), func(e error) bool { return !IsNotYet(e) })
+	}
 	var e *NotYetError
 	return errors.As(err, &e)
 }

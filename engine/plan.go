@@ -131,7 +131,7 @@ func (r *run) plan(ctx context.Context, s *Step) outcome {
 		return failed(s, err)
 	}
 	if len(h.ops) == 0 {
-		return waiting(s, h, outcome{state: Unchanged, warnings: h.warnings})
+		return afterwards(s, h, outcome{state: Unchanged, warnings: h.warnings})
 	}
 	for p, n := range h.staged {
 		r.files.set(p, n)
@@ -147,15 +147,16 @@ func (r *run) plan(ctx context.Context, s *Step) outcome {
 			return failed(s, err)
 		}
 	}
-	return waiting(s, h, outcome{state: Changed, change: h.change(), warnings: h.warnings, access: h.access})
+	return afterwards(s, h, outcome{state: Changed, change: h.change(), warnings: h.warnings, access: h.access})
 }
 
-// waiting is the outcome of a step that said in h that it waits for another node: that of a failure. Without it, it is out.
-func waiting(s *Step, h *Host, out outcome) outcome {
-	if h.waits == nil {
+// afterwards is the outcome of a step that said in h that it has failed, or waits, after all that it did. Without it, it
+// is out.
+func afterwards(s *Step, h *Host, out outcome) outcome {
+	if h.afterwards == nil {
 		return out
 	}
-	late := failed(s, h.waits)
+	late := failed(s, h.afterwards)
 	out.state, out.err, out.events = late.state, late.err, append(out.events, late.events...)
 	return out
 }

@@ -35,6 +35,12 @@ variable "require_ssl" {
   }
 }
 
+variable "escrow" {
+  type        = list(string)
+  default     = []
+  description = "Replicas that may take the authority over when the master is lost. Each can then open the authority's key, and so can whoever has its disk and the store."
+}
+
 locals {
   ssl_settings = [
     "ssl = on",
@@ -78,21 +84,22 @@ locals {
   ])
 }
 
+# On the authority's node, db_master, it is made once; the other nodes take from it what is theirs.
 cert_authority "environment" {
-  roles          = ["db_master", "solo"]
   directory      = var.authority_directory
   expire_in_days = var.expire_in_days
+  escrow         = var.escrow
 }
 
 server_key "postgresql" {
-  roles          = ["db_master", "solo"]
+  roles          = ["db_master", "db_replica", "solo"]
   authority      = cert_authority.environment
   expire_in_days = var.expire_in_days
 }
 
 # The copies below keygen, where the layout has it, are for operators who look there.
 user_key "admin" {
-  roles          = ["db_master", "solo"]
+  roles          = ["db_master", "db_replica", "solo"]
   user           = environment.admin_user
   authority      = cert_authority.environment
   expire_in_days = var.expire_in_days
@@ -113,8 +120,23 @@ user_key "app" {
   )
 }
 
+# The same key, on the hosts that connect with it. They never see the admin user's.
+user_key "app_host" {
+  roles          = ["app_master", "app", "util"]
+  user           = environment.app_user
+  authority      = cert_authority.environment
+  expire_in_days = var.expire_in_days
+}
+
+# Only where there is anybody to deliver to.
+key_delivery "environment" {
+  roles     = ["db_master"]
+  for_each  = length(environment.nodes) > 1 ? toset(["nodes"]) : toset([])
+  authority = cert_authority.environment
+}
+
 file_block "postgresql_conf" {
-  roles    = ["db_master", "solo"]
+  roles    = ["db_master", "db_replica", "solo"]
   path     = postgresql.config_file
   position = "bottom"
   validate = "postgresql_conf"
@@ -122,7 +144,7 @@ file_block "postgresql_conf" {
 }
 
 file_block "pg_hba" {
-  roles    = ["db_master", "solo"]
+  roles    = ["db_master", "db_replica", "solo"]
   path     = postgresql.hba_file
   position = "top"
   validate = "pg_hba"
@@ -132,7 +154,7 @@ file_block "pg_hba" {
 }
 
 service_reload "postgresql" {
-  roles = ["db_master", "solo"]
+  roles = ["db_master", "db_replica", "solo"]
   on_change = [
     server_key.postgresql,
     file_block.postgresql_conf,

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
+	"github.com/zclconf/go-cty/cty"
 
 	"converge/engine/recipe"
 	"converge/resources/pki"
@@ -82,4 +83,28 @@ func checkUserName(name string, at hcl.Range, b recipe.Block) hcl.Diagnostics {
 		return hcl.Diagnostics{mistake(at, b, "Invalid user", "A client key needs a user, and %s.", err)}
 	}
 	return nil
+}
+
+// listOfStrings is a list as recipes see it.
+func listOfStrings(texts []string) cty.Value {
+	if len(texts) == 0 {
+		return cty.ListValEmpty(cty.String)
+	}
+	list := make([]cty.Value, len(texts))
+	for i, text := range texts {
+		list[i] = cty.StringVal(text)
+	}
+	return cty.ListVal(list)
+}
+
+// stringsOf is the reverse.
+func stringsOf(list cty.Value) []string {
+	var out []string
+	if list == cty.NilVal || list.IsNull() {
+		return nil
+	}
+	for _, v := range list.AsValueSlice() {
+		out = append(out, v.AsString())
+	}
+	return out
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,6 +28,8 @@ type CertAuthority struct {
 	ExpireAt     hcl.Range `hcl:"expire_in_days,attr_value_range"`
 	Directory    *string   `hcl:"directory" doc:"Where ca.key, ca.crt and bundle.crt are. It must not lie in the data directory, which backups and replicas copy. Default: /etc/converge/authority."`
 	DirectoryAt  hcl.Range `hcl:"directory,attr_value_range"`
+	Escrow       []string  `hcl:"escrow,optional" doc:"Nodes that may take the authority over when its node is lost: each finds the key in the store, sealed to its host key. Default: none."`
+	EscrowAt     hcl.Range `hcl:"escrow,attr_value_range"`
 
 	site Site
 	spec pki.AuthoritySpec
@@ -39,6 +42,12 @@ const DefaultAuthorityDirectory = "/etc/converge/authority"
 func (a *CertAuthority) certFile() string   { return a.dir + "/ca.crt" }
 func (a *CertAuthority) keyFile() string    { return a.dir + "/ca.key" }
 func (a *CertAuthority) bundleFile() string { return a.dir + "/bundle.crt" }
+
+// receivedFile is where a node without the authority keeps what it had from it last.
+func (a *CertAuthority) receivedFile() string { return a.dir + "/received" }
+
+// recordFile is where a node remembers in which epoch it had the authority.
+func (a *CertAuthority) recordFile() string { return a.dir + "/epoch" }
 
 // Prepare checks the arguments.
 func (a *CertAuthority) Prepare(b recipe.Block) hcl.Diagnostics {
@@ -60,6 +69,7 @@ func (a *CertAuthority) Prepare(b recipe.Block) hcl.Diagnostics {
 	diags = append(diags, d...)
 	kind, d := algorithm(a.Algorithm, a.AlgorithmAt, b, pki.CheckAuthorityAlgorithm)
 	diags = append(diags, d...)
+	diags = append(diags, a.checkEscrow(b)...)
 	a.spec = pki.AuthoritySpec{CommonName: name, Algorithm: kind, Validity: valid}
 	if !diags.HasErrors() {
 		if err := a.spec.Check(); err != nil {
@@ -69,13 +79,30 @@ func (a *CertAuthority) Prepare(b recipe.Block) hcl.Diagnostics {
 	return diags
 }
 
+// checkEscrow wants nodes with a database: a server key is all that others could do without.
+func (a *CertAuthority) checkEscrow(b recipe.Block) hcl.Diagnostics {
+	var diags hcl.Diagnostics
+	for _, name := range a.Escrow {
+		i := slices.IndexFunc(a.site.Environment.Nodes, func(n recipe.Node) bool { return n.Name == name })
+		switch {
+		case i < 0:
+			diags = append(diags, mistake(a.EscrowAt, b, "Unknown node", "escrow names %q, and the environment has no such node.", name))
+		case !hasDatabase(a.site.Environment.Nodes[i].Role):
+			diags = append(diags, mistake(a.EscrowAt, b, "No database node", "escrow names %q, which is %s: only a node with a database can take the authority over.", name, a.site.Environment.Nodes[i].Role))
+		}
+	}
+	return diags
+}
+
 // Exports returns where its files are.
 func (a *CertAuthority) Exports() map[string]cty.Value {
 	return map[string]cty.Value{
-		"directory":   cty.StringVal(a.dir),
-		"cert_file":   cty.StringVal(a.certFile()),
-		"key_file":    cty.StringVal(a.keyFile()),
-		"bundle_file": cty.StringVal(a.bundleFile()),
+		"received_file": cty.StringVal(a.receivedFile()),
+		"escrow":        listOfStrings(a.Escrow),
+		"directory":     cty.StringVal(a.dir),
+		"cert_file":     cty.StringVal(a.certFile()),
+		"key_file":      cty.StringVal(a.keyFile()),
+		"bundle_file":   cty.StringVal(a.bundleFile()),
 	}
 }
 
@@ -87,6 +114,8 @@ func (a *CertAuthority) Targets() []engine.Target {
 		{Path: a.keyFile()},
 		{Path: a.certFile()},
 		{Path: a.bundleFile()},
+		{Path: a.receivedFile()},
+		{Path: a.recordFile()},
 	}
 }
 
@@ -96,14 +125,26 @@ var (
 	rootPrivate = engine.Attr{Mode: 0o700}
 )
 
-// Converge makes the authority where there is none, and else checks it.
-func (a *CertAuthority) Converge(_ context.Context, h *engine.Host) error {
+// Converge makes the authority where there is none, and else checks it. On nodes that do not have it, it takes what the
+// authority's node has published for them.
+func (a *CertAuthority) Converge(ctx context.Context, h *engine.Host) error {
 	if err := makeParent(h, a.dir); err != nil {
 		return err
 	}
 	if err := h.Mkdir(a.dir, rootPrivate); err != nil {
 		return err
 	}
+	switch {
+	case !issues(a.site.Node.Role):
+		return a.receive(ctx, h)
+	case a.site.Delivery != nil:
+		return a.share(ctx, h)
+	}
+	return a.keep(h)
+}
+
+// keep makes the authority where nothing of one is, and else checks it.
+func (a *CertAuthority) keep(h *engine.Host) error {
 	key, errKey := h.ReadFile(a.keyFile())
 	cert, errCert := h.ReadFile(a.certFile())
 	switch {
@@ -206,11 +247,20 @@ func makeParent(h *engine.Host, dir string) error {
 
 // An issuer is an authority as those read it who are signed by it.
 type issuer struct {
-	certFile, keyFile, bundleFile string
+	dir, certFile, keyFile, bundleFile, receivedFile string
 }
 
 func issuerOf(ref recipe.Reference) issuer {
-	return issuer{ref.String("cert_file"), ref.String("key_file"), ref.String("bundle_file")}
+	return issuer{ref.String("directory"), ref.String("cert_file"), ref.String("key_file"), ref.String("bundle_file"), ref.String("received_file")}
+}
+
+// received is what the authority had for this node.
+func (i issuer) received(h *engine.Host) (*received, error) {
+	r, err := engine.Parsed(h, i.receivedFile, parseReceived)
+	if err != nil {
+		return nil, fmt.Errorf("what the authority had for this node: %w", err)
+	}
+	return r, nil
 }
 
 // cert returns the authority's certificate.
@@ -223,7 +273,7 @@ func (i issuer) cert(h *engine.Host) (pki.Certificate, error) {
 }
 
 // issue signs a certificate for key.
-func (i issuer) issue(h *engine.Host, cert pki.Certificate, key pki.PrivateKey, spec pki.LeafSpec) (pki.Certificate, error) {
+func (i issuer) issue(h *engine.Host, cert pki.Certificate, key pki.Subject, spec pki.LeafSpec) (pki.Certificate, error) {
 	authorityKey, err := engine.Parsed(h, i.keyFile, pki.ParsePrivateKey)
 	if err != nil {
 		return pki.Certificate{}, fmt.Errorf("the authority's key: %w", err)

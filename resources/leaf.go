@@ -22,7 +22,18 @@ func (p place) certFile() string { return path.Join(p.dir, p.cert) }
 func (p place) rootFile() string { return path.Join(p.dir, p.root) }
 
 func (p place) targets() []engine.Target {
-	return []engine.Target{{Path: p.dir, Dir: true}, {Path: p.keyFile()}, {Path: p.certFile()}, {Path: p.rootFile()}}
+	out := []engine.Target{{Path: p.dir, Dir: true}, {Path: p.keyFile()}, {Path: p.certFile()}}
+	if p.root != "" {
+		out = append(out, engine.Target{Path: p.rootFile()})
+	}
+	return out
+}
+
+// vault is where the authority keeps a user's key for the nodes that are to have it.
+func (i issuer) vault(user string) place {
+	p := newPlace(path.Join(i.dir, "users"), user+".key", user+".crt", 0, 0)
+	p.root = ""
+	return p
 }
 
 // newPlace is a directory whose files belong to one account. Only that account may enter it.
@@ -87,7 +98,60 @@ func (l leaf) converge(h *engine.Host) error {
 		if err := p.write(h, first, fresh); err != nil {
 			return err
 		}
-		if err := h.WriteFile(p.rootFile(), bundle, p.owner, copied(h, l.issuer.bundleFile)...); err != nil {
+		if err := l.writeRoots(h, p, bundle); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeRoots puts the authorities to trust beside a key.
+func (l leaf) writeRoots(h *engine.Host, p place, roots []byte) error {
+	if p.root == "" {
+		return nil
+	}
+	return h.WriteFile(p.rootFile(), roots, p.owner, copied(h, l.issuer.bundleFile)...)
+}
+
+// deliver makes a key and certificate that came from the authority stand in every place. key is asked for the private key
+// only where one of the places does not have it yet.
+func (l leaf) deliver(h *engine.Host, cert pki.Certificate, key func() (pki.PrivateKey, error)) error {
+	authority, err := l.issuer.cert(h)
+	if err != nil {
+		return err
+	}
+	roots, err := h.ReadFile(l.issuer.bundleFile)
+	if err != nil {
+		return err
+	}
+	var have pki.PrivateKey
+	for _, p := range l.places {
+		f, err := l.look(h, p, authority)
+		if err != nil {
+			return err
+		}
+		if f.key.Matches(cert) {
+			have = f.key
+		}
+	}
+	if have.IsZero() {
+		if have, err = key(); err != nil {
+			return err
+		}
+	}
+	for _, r := range pki.Wrong(cert, have, authority, l.spec, h.Now(), 0) {
+		switch {
+		case r.Kind == pki.Expired:
+			h.Warn(fmt.Sprintf("%s %s: run converge apply on the node that has the authority", l.what, r))
+		case r.Broken:
+			return fmt.Errorf("%s that the authority's node issued is not right: %s; run converge apply there", l.what, r)
+		}
+	}
+	for _, p := range l.places {
+		if err := p.write(h, found{key: have, cert: cert}, nil); err != nil {
+			return err
+		}
+		if err := l.writeRoots(h, p, roots); err != nil {
 			return err
 		}
 	}

@@ -25,20 +25,22 @@ const reference = "../docs/recipes.md"
 
 // exportDocs says what each export is.
 var exportDocs = map[string]string{
-	"cert_authority.directory":   "the directory",
-	"cert_authority.cert_file":   "the authority's certificate, `ca.crt`",
-	"cert_authority.key_file":    "its private key, `ca.key`; mode 0600, root's",
-	"cert_authority.bundle_file": "the certificates to trust, `bundle.crt`",
-	"server_key.directory":       "the directory",
-	"server_key.cert_file":       "for `ssl_cert_file`",
-	"server_key.key_file":        "for `ssl_key_file`",
-	"server_key.root_file":       "for `ssl_ca_file`",
-	"user_key.user":              "the user",
-	"user_key.cert_file":         "`postgresql.crt` in the first of its directories",
-	"user_key.key_file":          "`postgresql.key` there",
-	"user_key.root_file":         "`root.crt` there",
-	"file_block.path":            "the file",
-	"service_reload.service":     "the service",
+	"cert_authority.directory":     "the directory",
+	"cert_authority.cert_file":     "the authority's certificate, `ca.crt`",
+	"cert_authority.key_file":      "its private key, `ca.key`; mode 0600, root's",
+	"cert_authority.bundle_file":   "the certificates to trust, `bundle.crt`",
+	"cert_authority.received_file": "what a node without the authority had from it last",
+	"cert_authority.escrow":        "the nodes that may take it over",
+	"server_key.directory":         "the directory",
+	"server_key.cert_file":         "for `ssl_cert_file`",
+	"server_key.key_file":          "for `ssl_key_file`",
+	"server_key.root_file":         "for `ssl_ca_file`",
+	"user_key.user":                "the user",
+	"user_key.cert_file":           "`postgresql.crt` in the first of its directories",
+	"user_key.key_file":            "`postgresql.key` there",
+	"user_key.root_file":           "`root.crt` there",
+	"file_block.path":              "the file",
+	"service_reload.service":       "the service",
 }
 
 // referenceRecipe has one block of each type, so that all exports have values. A new type gets its block here.
@@ -46,6 +48,7 @@ const referenceRecipe = `
 cert_authority "r" {}
 server_key "r" { authority = cert_authority.r }
 user_key "r" { authority = cert_authority.r }
+key_delivery "r" { authority = cert_authority.r }
 file_block "r" {
   path    = "/etc/r.conf"
   content = "a"
@@ -67,7 +70,9 @@ func TestReferenceTypes(t *testing.T) {
 		if kind.Service {
 			out.WriteString("| `on_change` | list of references | The blocks whose changes the service has to take up. |\n")
 		}
-		out.WriteString("\n| export | what it is |\n|---|---|\n")
+		if len(exports[kind.Name]) > 0 {
+			out.WriteString("\n| export | what it is |\n|---|---|\n")
+		}
 		for _, name := range exports[kind.Name] {
 			doc := exportDocs[kind.Name+"."+name]
 			if doc == "" {
@@ -143,7 +148,7 @@ func exportsOf(t *testing.T, site Site) map[string][]string {
 	}
 	out := map[string][]string{}
 	for _, b := range program.Blocks {
-		out[b.Address.Type] = slices.Sorted(maps.Keys(b.Config.Exports()))
+		out[b.Address.Type] = append([]string{}, slices.Sorted(maps.Keys(b.Config.Exports()))...)
 	}
 	for _, kind := range Types(site) {
 		if out[kind.Name] == nil {

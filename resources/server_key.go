@@ -2,14 +2,17 @@ package resources
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"path"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
 
 	"converge/engine"
+	"converge/engine/bundle"
 	"converge/engine/recipe"
 	"converge/resources/pki"
 )
@@ -119,7 +122,151 @@ func (k *ServerKey) Exports() map[string]cty.Value {
 }
 
 // Targets returns its files and its directory.
-func (k *ServerKey) Targets() []engine.Target { return k.leaf.places[0].targets() }
+func (k *ServerKey) Targets() []engine.Target {
+	out := k.leaf.places[0].targets()
+	if !issues(k.site.Node.Role) {
+		out = append(out, engine.Target{Path: k.nextKeyFile()})
+	}
+	return out
+}
 
-// Converge issues the certificate where it is missing or not as declared.
-func (k *ServerKey) Converge(_ context.Context, h *engine.Host) error { return k.leaf.converge(h) }
+// Converge issues the certificate where it is missing or not as declared; a node without the authority asks for it.
+func (k *ServerKey) Converge(ctx context.Context, h *engine.Host) error {
+	if !issues(k.site.Node.Role) {
+		return k.ask(ctx, h)
+	}
+	return k.leaf.converge(h)
+}
+
+// nextKeyFile is where a key waits for its certificate: not beside the one in use, of which it is no half.
+func (k *ServerKey) nextKeyFile() string { return path.Join(k.leaf.issuer.dir, "server.key.next") }
+
+// specFor is what the certificate of another node has to be, whose evaluated block this is.
+func (k *ServerKey) specFor(n recipe.Node) pki.LeafSpec {
+	other := *k
+	other.site = Site{Node: n}
+	spec := k.leaf.spec
+	spec.CommonName = n.Name
+	spec.DNSNames, spec.IPAddresses, _ = other.hosts(recipe.Block{})
+	return spec
+}
+
+// ask keeps the server's key on this node: the authority sees a request, and gives the certificate for it.
+func (k *ServerKey) ask(ctx context.Context, h *engine.Host) error {
+	r, err := k.leaf.issuer.received(h)
+	if err != nil {
+		return err
+	}
+	authority := r.authority()
+	p := k.leaf.places[0]
+	now, err := k.leaf.look(h, p, authority)
+	if err != nil {
+		return err
+	}
+	next, err := k.nextKey(h)
+	if err != nil {
+		return err
+	}
+	if r.body.Server != "" {
+		cert, err := pki.ParseCertificate([]byte(r.body.Server))
+		if err != nil {
+			return fmt.Errorf("the server certificate that %s issued: %w", r.statement.From, err)
+		}
+		for _, key := range []pki.PrivateKey{now.key, next} {
+			if len(brokenOnly(pki.Wrong(cert, key, authority, k.leaf.spec, h.Now(), 0))) > 0 {
+				continue
+			}
+			h.Explain("install "+k.leaf.what, fmt.Sprintf("%s has issued it, valid until %s", r.statement.From, cert.NotAfter.Format("2006-01-02")))
+			if err := k.leaf.deliver(h, cert, func() (pki.PrivateKey, error) { return key, nil }); err != nil {
+				return err
+			}
+			if err := h.Remove(k.nextKeyFile(), engine.NoDiff); err != nil {
+				return err
+			}
+			return k.request(ctx, h, key, false)
+		}
+	}
+	key := now.key
+	if now.missing || len(brokenOnly(now.reasons)) > 0 {
+		if key, err = k.makeNext(h, next); err != nil {
+			return err
+		}
+		if err := k.request(ctx, h, key, true); err != nil {
+			return err
+		}
+		h.Wait("%s has not signed this server's key yet: run converge apply on %s, then here", r.statement.From, r.statement.From)
+		return nil
+	}
+	if len(now.reasons) > 0 {
+		h.Warn(fmt.Sprintf("%s: %s; %s has not issued another one yet: run converge apply there", k.leaf.what, pki.Sentences(now.reasons), r.statement.From))
+	}
+	return k.request(ctx, h, key, false)
+}
+
+// brokenOnly are the reasons for which a certificate cannot be used at all.
+func brokenOnly(reasons []pki.Reason) []pki.Reason {
+	return slices.DeleteFunc(slices.Clone(reasons), func(r pki.Reason) bool { return !r.Broken })
+}
+
+// nextKey reads the key that waits for its certificate; the zero key where there is none that can be used.
+func (k *ServerKey) nextKey(h *engine.Host) (pki.PrivateKey, error) {
+	b, err := h.ReadFile(k.nextKeyFile())
+	if err := unlessMissing(err); err != nil {
+		return pki.PrivateKey{}, err
+	}
+	key, err := pki.ParsePrivateKey(b)
+	if err != nil || key.Algorithm() != k.leaf.spec.Algorithm {
+		return pki.PrivateKey{}, nil
+	}
+	return key, nil
+}
+
+// makeNext makes the key that waits for its certificate, where there is none.
+func (k *ServerKey) makeNext(h *engine.Host, next pki.PrivateKey) (pki.PrivateKey, error) {
+	if !next.IsZero() {
+		return next, nil
+	}
+	key, err := pki.GenerateKey(h.Rand(), k.leaf.spec.Algorithm)
+	if err != nil {
+		return key, err
+	}
+	return key, h.WriteSecret(k.nextKeyFile(), engine.NewSecret(key.PEM()), rootSecret, engine.Generated)
+}
+
+// request sees to it that the store has this node's request for the key: the authority renews from it. Unless it is
+// needed now, a store that is away is no reason to fail.
+func (k *ServerKey) request(ctx context.Context, h *engine.Host, key pki.PrivateKey, needed bool) error {
+	d, name := k.site.Delivery, requestEntries+k.site.Node.Name
+	self := k.site.signers(func(n recipe.Node) bool { return n.Name == k.site.Node.Name })
+	there, _, err := d.get(ctx, bundle.Wanted{Environment: k.site.Environment.Name, Key: name, Signers: self})
+	switch {
+	case err != nil && !needed:
+		return nil // the step of the authority has said it
+	case err != nil:
+		return err
+	case there.version != 0 && there.refused == nil:
+		var body requestBody
+		if there.statement.Decode(&body) == nil && !due(there.statement, h.Now()) {
+			if r, err := pki.ParseRequest([]byte(body.Server)); err == nil && r.For(key) {
+				return nil
+			}
+		}
+	}
+	id, err := k.site.identity(h)
+	if err != nil {
+		return err
+	}
+	csr, err := pki.NewRequest(h.Rand(), key, k.site.Node.Name)
+	if err != nil {
+		return err
+	}
+	text, err := k.site.sign(h, id, message{key: name, after: there.statement.Version, body: requestBody{string(csr)}})
+	if err != nil {
+		return err
+	}
+	if needed {
+		h.Explain("ask "+k.site.authorityNode()+" for "+k.leaf.what, "there is none that can be used")
+	}
+	d.publish(h, name, there.version, text, "the key itself stays here")
+	return nil
+}

@@ -22,6 +22,7 @@ type Site struct {
 	Environment   *recipe.Environment // never nil
 	Node          recipe.Node
 	Addresses     []netip.Addr                     // of the host's interfaces, where no environment file says its address
+	Delivery      *Delivery                        // how keys go from node to node; nil: this node keeps to itself
 	Trials        *Trials                          // never nil
 	AcceptLockout bool                             // pg_hba.conf may be changed even when somebody who has to get in could not any more
 	WasRunning    bool                             // the server ran when this run began
@@ -47,6 +48,11 @@ func Types(site Site) []engine.Type {
 			Name:    "user_key",
 			Summary: "A user has a client key and certificate, with root.crt, where libpq looks for them.",
 			New:     func() engine.Resource { return &UserKey{site: site} },
+		},
+		{
+			Name:    "key_delivery",
+			Summary: "The other nodes of the environment can fetch what the recipe has for them, each its own, sealed to it.",
+			New:     func() engine.Resource { return &KeyDelivery{site: site} },
 		},
 		{
 			Name:    "file_block",

@@ -126,16 +126,26 @@ func (k *UserKey) Targets() []engine.Target {
 		}
 		out = append(out, d.place(engine.User{}).targets()...)
 	}
+	if k.vaulted() {
+		out = append(out, k.leaf.issuer.vault(k.user).targets()...)
+	}
 	return out
 }
 
-// Converge issues the certificate where it is missing or not as declared.
+// vaulted says whether other nodes get the key from here.
+func (k *UserKey) vaulted() bool { return k.site.Delivery != nil && issues(k.site.Node.Role) }
+
+// Converge issues the certificate where it is missing or not as declared; on a node without the authority it takes what
+// has come from there.
 func (k *UserKey) Converge(_ context.Context, h *engine.Host) error {
 	u, err := k.account(h)
 	if err != nil {
 		return err
 	}
 	l := k.leaf
+	if k.vaulted() {
+		l.places = append(l.places, k.leaf.issuer.vault(k.user))
+	}
 	for _, d := range k.dirs {
 		if !d.home {
 			if err := makeParent(h, d.path); err != nil {
@@ -144,7 +154,31 @@ func (k *UserKey) Converge(_ context.Context, h *engine.Host) error {
 		}
 		l.places = append(l.places, d.place(u))
 	}
+	if !issues(k.site.Node.Role) {
+		return k.take(h, l)
+	}
 	return l.converge(h)
+}
+
+// take installs the key that the authority issued.
+func (k *UserKey) take(h *engine.Host, l leaf) error {
+	r, err := l.issuer.received(h)
+	if err != nil {
+		return err
+	}
+	u, there := r.user(k.user)
+	if !there {
+		h.Wait("%s has issued no key of %s for this node yet: run converge apply on %s, then here", r.statement.From, k.user, r.statement.From)
+		return nil
+	}
+	cert, err := pki.ParseCertificate([]byte(u.Certificate))
+	if err != nil {
+		return fmt.Errorf("the certificate of %s that %s issued: %w", k.user, r.statement.From, err)
+	}
+	h.Explain("install "+l.what, fmt.Sprintf("%s has issued it, valid until %s", r.statement.From, cert.NotAfter.Format("2006-01-02")))
+	return l.deliver(h, cert, func() (pki.PrivateKey, error) {
+		return k.site.open(h, u.Key, r.body.HostKey, "the key of "+k.user)
+	})
 }
 
 // account finds the user on the machine.

@@ -1,11 +1,17 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"converge/engine"
+	"converge/engine/store"
+	"converge/resources"
 )
 
 func (a *app) applyCommand() *cobra.Command {
@@ -34,24 +40,56 @@ applied, once; when anything that it was made from has changed since, nothing is
 	}
 	a.runFlags(c, &f)
 	c.Flags().DurationVar(&f.confirmWithin, "confirm-within", 0, "put everything back unless converge confirm comes within this `TIME`, such as 60s")
+	c.Flags().DurationVar(&f.wait, "wait", 0, "wait up to this `TIME`, such as 2m, for what other nodes have to do first")
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "the same as converge plan")
 	return c
 }
 
 func (a *app) apply(cmd *cobra.Command, args []string, f runFlags) (*site, error) {
-	s, err := a.openSite(cmd.Context())
+	ctx, stop := waiting(cmd.Context(), f.wait)
+	defer stop()
+	for {
+		s, rep, again, err := a.applyOnce(cmd.Context(), ctx, args, f)
+		switch {
+		case err != nil || rep == nil:
+			return s, err
+		case again:
+			continue
+		}
+		if a.flags.json {
+			a.printJSON(done(rep))
+		} else {
+			newPrinter(a).report(rep)
+		}
+		return s, a.applyExit(rep, f)
+	}
+}
+
+// waiting is how long a run may wait for others: a context that has ended already when it may not.
+func waiting(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, d)
+}
+
+// applyOnce is one run. It says whether there is to be another one: what this one waited for has come, while patience,
+// the time for that, has not ended.
+func (a *app) applyOnce(ctx, patience context.Context, args []string, f runFlags) (s *site, rep *engine.Report, again bool, err error) {
+	s, err = a.openSite(ctx)
 	defer s.close()
 	if err != nil {
-		return s, err
+		return s, nil, false, err
 	}
 	o, err := f.options(s)
 	if err != nil {
-		return s, err
+		return s, nil, false, err
 	}
 	if len(args) == 1 {
 		if o.Only, err = readPlan(s, args[0]); err != nil {
-			return s, err
+			return s, nil, false, err
 		}
+	}
+	var known store.Version
+	if f.wait > 0 {
+		known = s.delivered(ctx)
 	}
 	show := newPrinter(a)
 	s.engine.Observe = func(ev engine.Event) {
@@ -64,16 +102,40 @@ func (a *app) apply(cmd *cobra.Command, args []string, f runFlags) (*site, error
 		a.out.flush() // what has happened is told when it has
 	}
 	a.followLong(s.engine)
-	rep, err := s.engine.Apply(cmd.Context(), s.graph, o)
+	rep, err = s.engine.Apply(ctx, s.graph, o)
 	if err != nil {
-		return s, err
+		return s, nil, false, err
 	}
-	if a.flags.json {
-		a.printJSON(done(rep))
-	} else {
-		show.report(rep)
+	return s, rep, f.wait > 0 && onlyLate(rep) && a.waited(patience, s, known), nil
+}
+
+// onlyLate says whether a run failed for nothing but what other nodes have not done yet.
+func onlyLate(rep *engine.Report) bool {
+	late := func(f engine.Failure) bool { return f.NotYet }
+	return len(rep.Failures) > 0 && !slices.ContainsFunc(rep.Failures, func(f engine.Failure) bool { return !late(f) })
+}
+
+// waited waits until the authority has published something else for this node than what was known, and says whether it
+// has.
+func (a *app) waited(ctx context.Context, s *site, known store.Version) bool {
+	d := s.types.Delivery
+	if d == nil || ctx.Err() != nil {
+		return false
 	}
-	return s, a.applyExit(rep, f)
+	fmt.Fprintf(a.stderr, "converge: waiting for the run of another node, at %s\n", d.Store)
+	return d.Store.Watch(ctx, resources.NodeEntry(s.node.Name), known) == nil
+}
+
+// delivered is the version of what the authority has for this node; 0 where that is nothing, or not known.
+func (s *site) delivered(ctx context.Context) store.Version {
+	if s.types.Delivery == nil {
+		return 0
+	}
+	e, err := s.types.Delivery.Store.Get(ctx, resources.NodeEntry(s.node.Name))
+	if err != nil {
+		return 0
+	}
+	return e.Version
 }
 
 // brokenOff is the last line of apply --json for a run that did not come to its report.

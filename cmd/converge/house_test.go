@@ -88,6 +88,8 @@ var mayImport = map[string][]string{
 	"converge/engine":             {"converge/engine"},
 	"converge/engine/recipe":      {},
 	"converge/engine/disk":        {"converge/engine/fault"},
+	"converge/engine/bundle":      {},
+	"converge/engine/store":       {"converge/engine/fault"},
 	"converge/engine/fault":       {},
 }
 

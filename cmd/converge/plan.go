@@ -23,6 +23,7 @@ type runFlags struct {
 	allowRestart     bool
 	maxDisruption    string
 	confirmWithin    time.Duration // of apply
+	wait             time.Duration // of apply
 }
 
 func (a *app) runFlags(c *cobra.Command, f *runFlags) {
@@ -44,6 +45,9 @@ func (f *runFlags) options(s *site) (engine.Options, error) {
 		return o, usage("--confirm-within %s: between 1s and 1h", f.confirmWithin)
 	}
 	o.ConfirmWithin = f.confirmWithin
+	if f.wait < 0 || f.wait > 24*time.Hour {
+		return o, usage("--wait %s: between 1s and 24h", f.wait)
+	}
 	return o, nil
 }
 

@@ -260,6 +260,8 @@ func (p *printer) report(rep *engine.Report) {
 	switch {
 	case rep.Result == engine.ResultStopped:
 		p.linef("Stopped by a signal: %s changed, %d unchanged, not run: %s.", count(len(rep.Changes), "resource", "resources"), rep.Unchanged, strings.Join(rep.NotRun, ", "))
+	case onlyLate(rep):
+		p.linef("%s: %s changed, %d unchanged, %d waiting for another node.", p.paint(yellow, "Not yet"), count(len(rep.Changes), "resource", "resources"), rep.Unchanged, len(rep.Failures))
 	case rep.Result != engine.ResultOK:
 		p.linef("%s: %s changed, %d unchanged, %d failed.", p.paint(red, "Failed"), count(len(rep.Changes), "resource", "resources"), rep.Unchanged, len(rep.Failures))
 	case len(rep.Changes) == 0:

@@ -52,6 +52,7 @@ func (s *site) options() engine.Options {
 func (s *site) close() {
 	if s != nil {
 		s.types.Session.Close(context.Background())
+		s.closeStore()
 	}
 }
 
@@ -279,12 +280,61 @@ func (a *app) evaluate(s *site) error {
 		return err
 	}
 	s.types.Home = homes(s.engine.Disk)
+	shared, err := s.openStore()
+	if err != nil {
+		return err
+	}
+	if shared != nil {
+		s.types.Delivery = &resources.Delivery{Store: shared}
+	}
+	if s.types.Delivery != nil && resources.Issues(s.node.Role) {
+		if s.types.Delivery.Needs, err = a.needs(sources, s.types); err != nil {
+			return err
+		}
+	}
 	graph, windows, err := a.graphOf(sources, s.types)
 	if err != nil {
 		return err
 	}
 	s.graph, s.windows = graph, windows
 	return nil
+}
+
+// needs evaluates the recipes for each node of the environment, as far as they say which keys it is to have.
+func (a *app) needs(sources []recipe.Source, site resources.Site) ([]resources.Needs, error) {
+	loaded, diags := recipe.Load(sources, engine.RecipeTypes(resources.Types(site)))
+	if diags.HasErrors() {
+		return nil, nil // to be told when the recipes are evaluated for this node
+	}
+	vars, err := a.vars()
+	if err != nil {
+		return nil, err
+	}
+	var out []resources.Needs
+	for _, n := range site.Environment.Nodes {
+		scope := scopeOf(site, n, vars)
+		scope.Types = resources.KeyTypes
+		program, diags := loaded.For(scope)
+		if diags.HasErrors() {
+			if n.Name == site.Node.Name {
+				return nil, nil
+			}
+			return nil, fmt.Errorf("the recipes, for the node %s: %w", n.Name, &diagnosticsError{recipe.Sorted(diags), loaded.Files})
+		}
+		out = append(out, resources.NeedsOf(n, program.Blocks))
+	}
+	return out, nil
+}
+
+// scopeOf is what recipes are evaluated for: a node. Of another node's server nothing is known, and this one's has to do.
+func scopeOf(site resources.Site, n recipe.Node, vars map[string]string) recipe.Scope {
+	scope := recipe.Scope{Environment: site.Environment, Node: n, Vars: vars}
+	if site.Server != nil && isDatabase(n.Role) {
+		scope.Values = map[string]cty.Value{"postgresql": resources.Values(site.Server)}
+	} else {
+		scope.Missing = map[string]string{"postgresql": "which only nodes with a database have, and this node is " + n.Role + ". Give the block that uses it the roles " + strings.Join(databaseRoles, ", ") + "."}
+	}
+	return scope
 }
 
 // graphOf evaluates recipes for one node.
@@ -295,12 +345,7 @@ func (a *app) graphOf(sources []recipe.Source, site resources.Site) (*engine.Gra
 	if err != nil {
 		return nil, nil, err
 	}
-	scope := recipe.Scope{Environment: site.Environment, Node: site.Node, Vars: vars}
-	scope.Missing = map[string]string{"postgresql": "which only nodes with a database have, and this node is " + site.Node.Role + ". Give the block that uses it the roles " + strings.Join(databaseRoles, ", ") + "."}
-	if site.Server != nil {
-		scope.Missing = nil
-		scope.Values = map[string]cty.Value{"postgresql": resources.Values(site.Server)}
-	}
+	scope := scopeOf(site, site.Node, vars)
 	program, more := loaded.For(scope)
 	diags = append(diags, more...)
 	files := loaded.Files

@@ -220,3 +220,13 @@ func (s Statement) Decode(body any) error {
 	}
 	return nil
 }
+
+// Parse reads a statement without judging it: one that was judged before, and lies in a file that only root can write.
+func Parse(text []byte) (Statement, error) {
+	_, payload, ok := split(text)
+	var s Statement
+	if !ok || json.Unmarshal(payload, &s) != nil {
+		return s, refuse(Damaged, "it is damaged: no statement of converge has this form")
+	}
+	return s, nil
+}

@@ -79,6 +79,30 @@ func (r *Recipe) graph(role string) *graph {
 	return g
 }
 
+// kept says which nodes are blocks of one of the types, or are needed by such a block. No types: all of them.
+func (g *graph) kept(types []string) func(int) bool {
+	if len(types) == 0 {
+		return func(int) bool { return true }
+	}
+	keep := make([]bool, len(g.nodes))
+	var visit func(i int)
+	visit = func(i int) {
+		if keep[i] {
+			return
+		}
+		keep[i] = true
+		for _, need := range g.nodes[i].needs {
+			visit(need.to)
+		}
+	}
+	for i, n := range g.nodes {
+		if n.block != nil && slices.Contains(types, n.block.Address.Type) {
+			visit(i)
+		}
+	}
+	return func(i int) bool { return keep[i] }
+}
+
 // order returns the nodes so that each comes after all that it needs, the lowest number first where there is a choice,
 // and an error for each circle. Nodes on a circle, and those that need them, are left out.
 func (g *graph) order() ([]int, hcl.Diagnostics) {

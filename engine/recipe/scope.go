@@ -15,6 +15,7 @@ type Scope struct {
 	Values      map[string]cty.Value // more top-level names, as "postgresql"; must not be var, local, each, environment, node or a block type
 	Missing     map[string]string    // top-level names that other nodes have, and why this one does not: "which ... ."; a local may use one as long as nothing here uses the local
 	Vars        map[string]string    // --var NAME=TEXT
+	Types       []string             // only blocks of these types, and what they refer to; empty: all
 }
 
 // A Program is a recipe evaluated for one node.
@@ -44,7 +45,11 @@ func (r *Recipe) For(scope Scope) (*Program, hcl.Diagnostics) {
 	order, cycles := g.order()
 	e.report(cycles...)
 	e.prepareStates(g)
+	kept := g.kept(scope.Types)
 	for _, n := range order {
+		if !kept(n) {
+			continue
+		}
 		if l := g.nodes[n].local; l != nil {
 			e.evaluateLocal(l)
 		} else {

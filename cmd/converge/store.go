@@ -1,0 +1,224 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"converge/engine/recipe"
+	"converge/engine/store"
+	"converge/resources"
+	"converge/resources/postgres"
+)
+
+// defaultStoreDir is the folder in which an environment without a store block shares its keys: on one machine, or where
+// it is mounted from one.
+const defaultStoreDir = "/var/lib/converge/store"
+
+// The arguments of the store block, by its kind.
+type (
+	dirArguments struct {
+		Path string `hcl:"path"`
+	}
+	etcdArguments struct {
+		Endpoints    []string `hcl:"endpoints"`
+		Prefix       *string  `hcl:"prefix"`
+		User         *string  `hcl:"user"`
+		PasswordFile *string  `hcl:"password_file"`
+		CAFile       *string  `hcl:"ca_file"`
+		CertFile     *string  `hcl:"cert_file"`
+		KeyFile      *string  `hcl:"key_file"`
+	}
+	postgresArguments struct {
+		Schema       *string `hcl:"schema"`
+		Database     *string `hcl:"database"`
+		User         *string `hcl:"user"`
+		PasswordFile *string `hcl:"password_file"`
+	}
+)
+
+// openStore opens what the environment's nodes share. Nil: nothing is shared, for the node is alone, or no node has a host
+// key that anything could be sealed to.
+func (s *site) openStore() (store.Store, error) {
+	hasKey := func(n recipe.Node) bool { return n.HostKey != "" }
+	if len(s.env.Nodes) < 2 || s.env.Store == nil && !slices.ContainsFunc(s.env.Nodes, hasKey) {
+		return nil, nil
+	}
+	if s.env.Store == nil {
+		return store.OpenDir(defaultStoreDir)
+	}
+	decode := func(into any) error {
+		if diags := s.env.Store.Decode(into); diags.HasErrors() {
+			return &diagnosticsError{diags, s.env.Files}
+		}
+		return nil
+	}
+	switch s.env.Store.Kind {
+	case "dir":
+		var a dirArguments
+		if err := decode(&a); err != nil {
+			return nil, err
+		}
+		return store.OpenDir(a.Path)
+	case "etcd":
+		var a etcdArguments
+		if err := decode(&a); err != nil {
+			return nil, err
+		}
+		return openEtcd(a)
+	}
+	var a postgresArguments
+	if err := decode(&a); err != nil {
+		return nil, err
+	}
+	return s.openPostgresStore(a)
+}
+
+func text(p *string) string {
+	if p == nil {
+		return ""
+	}
+	return *p
+}
+
+func openEtcd(a etcdArguments) (store.Store, error) {
+	c := store.EtcdConfig{Endpoints: a.Endpoints, Prefix: text(a.Prefix), Username: text(a.User)}
+	if file := text(a.PasswordFile); file != "" {
+		c.Password = func() ([]byte, error) { return readPassword(file) }
+	}
+	if slices.ContainsFunc(a.Endpoints, func(e string) bool { return strings.HasPrefix(e, "https://") }) {
+		c.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
+		if file := text(a.CAFile); file != "" {
+			pool, err := readPool(file)
+			if err != nil {
+				return nil, fmt.Errorf("ca_file of the store: %w", err)
+			}
+			c.TLS.RootCAs = pool
+		}
+		if cert, key := text(a.CertFile), text(a.KeyFile); cert != "" || key != "" {
+			pair, err := tls.LoadX509KeyPair(cert, key)
+			if err != nil {
+				return nil, fmt.Errorf("cert_file and key_file of the store: %w", err)
+			}
+			c.TLS.Certificates = []tls.Certificate{pair}
+		}
+	}
+	return store.OpenEtcd(c)
+}
+
+func readPool(file string) (*x509.CertPool, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(b) {
+		return nil, fmt.Errorf("%s holds no certificate", file)
+	}
+	return pool, nil
+}
+
+// readPassword reads a file that only root may read, and takes one newline off its end.
+func readPassword(file string) ([]byte, error) {
+	info, err := os.Stat(file)
+	if err != nil {
+		return nil, fmt.Errorf("password_file of the store: %w", err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("password_file of the store: %s can be read by others: chmod 600 %s", file, file)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("password_file of the store: %w", err)
+	}
+	return []byte(strings.TrimSuffix(string(b), "\n")), nil
+}
+
+// openPostgresStore reads from the server beside this node where there is one, so that replication brings what is new, and
+// else from the master. Writes go to the master.
+func (s *site) openPostgresStore(a postgresArguments) (store.Store, error) {
+	c := store.PostgresConfig{Schema: text(a.Schema), Reader: text(a.User), Name: "the environment's PostgreSQL"}
+	master, known := s.masterAddress()
+	remote := func(ctx context.Context) (*pgx.Conn, error) {
+		if !known {
+			return nil, errors.New("the environment has no db_master to write to")
+		}
+		return s.dialStore(ctx, a, master)
+	}
+	local := func(ctx context.Context) (*pgx.Conn, error) {
+		conn, err := s.server.Connect(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return conn.Conn, nil
+	}
+	switch {
+	case s.server == nil:
+		c.Read, c.Write = remote, remote
+	case s.node.Role == "db_replica":
+		c.Read, c.Write = local, remote
+	default:
+		c.Read, c.Write = local, local
+	}
+	return store.OpenPostgres(c)
+}
+
+func (s *site) masterAddress() (netip.Addr, bool) {
+	for _, n := range s.env.Nodes {
+		if n.Role == "db_master" {
+			return n.Address, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// dialStore connects to the master as the store's own role. Until this node knows the environment's authority the server
+// is not verified: what comes from it is signed and sealed, and its password is given by SCRAM alone, which shows it to
+// nobody.
+func (s *site) dialStore(ctx context.Context, a postgresArguments, master netip.Addr) (*pgx.Conn, error) {
+	user := text(a.User)
+	if user == "" {
+		return nil, fmt.Errorf("the store needs a role to connect to %s as: give its block user and password_file, and create the role there (create role NAME login password ...)", master)
+	}
+	var password []byte
+	if file := text(a.PasswordFile); file != "" {
+		var err error
+		if password, err = readPassword(file); err != nil {
+			return nil, err
+		}
+	}
+	database := text(a.Database)
+	if database == "" {
+		database = "postgres"
+	}
+	var roots *x509.CertPool
+	if pool, err := readPool(path.Join(resources.DefaultAuthorityDirectory, "bundle.crt")); err == nil {
+		roots = pool
+	}
+	port := 5432
+	if s.env.PostgreSQL != nil {
+		var o postgres.Override
+		if diags := s.env.PostgreSQL.Decode(&o); !diags.HasErrors() && o.Port != 0 {
+			port = o.Port
+		}
+	}
+	return postgres.Dial(ctx, postgres.Remote{Address: master, Port: port, Database: database, User: user, Password: password, Roots: roots})
+}
+
+// closeStore ends the store's connections.
+func (s *site) closeStore() {
+	if d := s.types.Delivery; d != nil {
+		if err := d.Store.Close(); err != nil {
+			return // what was to be written is written
+		}
+	}
+}

@@ -1,0 +1,391 @@
+package resources
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/zclconf/go-cty/cty"
+
+	"converge/engine"
+	"converge/engine/bundle"
+	"converge/engine/recipe"
+	"converge/engine/store"
+	"converge/resources/pki"
+)
+
+// A KeyDelivery hands out, on the node that has the authority, what the other nodes are to have by the recipe: to each its
+// own statement in the store, with every private key sealed to its host key.
+type KeyDelivery struct {
+	Authority   cty.Value `hcl:"authority" doc:"The authority whose keys are handed out: a cert_authority."`
+	AuthorityAt hcl.Range `hcl:"authority,attr_value_range"`
+
+	site   Site
+	issuer issuer
+	escrow []string
+	needs  []Needs          // of the other nodes
+	vault  map[string]leaf  // by user: the keys that no step of this node's own makes
+	odd    map[string]error // by user: declared in two ways
+}
+
+// Prepare checks the arguments.
+func (k *KeyDelivery) Prepare(recipe.Block) hcl.Diagnostics {
+	ref, diags := recipe.Referenced(k.Authority, "cert_authority", k.AuthorityAt)
+	k.issuer, k.escrow = issuerOf(ref), stringsOf(ref.Value("escrow"))
+	k.vault, k.odd = map[string]leaf{}, map[string]error{}
+	if k.site.Delivery == nil {
+		return diags
+	}
+	specs := map[string]pki.LeafSpec{}
+	for _, n := range k.site.Delivery.Needs {
+		own := n.Node.Name == k.site.Node.Name
+		if !own {
+			k.needs = append(k.needs, n)
+		}
+		for _, u := range n.Users {
+			if spec, twice := specs[u.user]; twice && (spec.Algorithm != u.leaf.spec.Algorithm || spec.Validity != u.leaf.spec.Validity) {
+				k.odd[u.user] = fmt.Errorf("the key of %s is declared in two ways (on %s another algorithm or expire_in_days than before it): a user has one key, give its blocks the same arguments", u.user, n.Node.Name)
+			}
+			specs[u.user] = u.leaf.spec
+			l := u.leaf
+			l.issuer, l.places = k.issuer, []place{k.issuer.vault(u.user)}
+			k.vault[u.user] = l
+		}
+	}
+	for _, n := range k.site.Delivery.Needs {
+		if n.Node.Name == k.site.Node.Name {
+			for _, u := range n.Users {
+				delete(k.vault, u.user)
+			}
+		}
+	}
+	return diags
+}
+
+// Exports returns nothing.
+func (k *KeyDelivery) Exports() map[string]cty.Value { return nil }
+
+// Targets returns the files of the keys that it makes itself.
+func (k *KeyDelivery) Targets() []engine.Target {
+	var out []engine.Target
+	for _, user := range slices.Sorted(maps.Keys(k.vault)) {
+		out = append(out, k.issuer.vault(user).targets()...)
+	}
+	return out
+}
+
+// Reads returns where the keys of all users are.
+func (k *KeyDelivery) Reads() []string { return []string{k.issuer.dir} }
+
+// Converge publishes what nodes do not have as it should be. What is wrong with one node keeps no other from its own.
+func (k *KeyDelivery) Converge(ctx context.Context, h *engine.Host) error {
+	d := k.site.Delivery
+	if d == nil {
+		if n := len(k.site.Environment.Nodes) - 1; n > 0 {
+			h.Warn(fmt.Sprintf("no key goes to the %d other nodes: give every node its host_key in the environment file (converge fleet scan proposes them)", n))
+		}
+		return nil
+	}
+	for _, user := range slices.Sorted(maps.Keys(k.vault)) {
+		if err := k.vault[user].converge(h); err != nil {
+			h.Fail(err)
+		}
+	}
+	id, err := k.site.identity(h)
+	if err != nil {
+		return err
+	}
+	p := publisher{KeyDelivery: k, h: h, id: id}
+	if p.cert, err = k.issuer.cert(h); err != nil {
+		return err
+	}
+	if p.roots, err = h.ReadFile(k.issuer.bundleFile); err != nil {
+		return err
+	}
+	record, err := (&CertAuthority{dir: k.issuer.dir}).record(h)
+	if err != nil {
+		return err
+	}
+	p.epoch = record.Epoch
+	known, err := d.list(ctx, nodeEntries)
+	if err != nil {
+		return fmt.Errorf("nothing is delivered: %w", err)
+	}
+	for _, n := range k.needs {
+		if err := p.node(ctx, n); err != nil {
+			h.Fail(fmt.Errorf("%s gets nothing: %w", n.Node.Name, err))
+		}
+	}
+	for _, err := range []error{p.removed(ctx, known), p.deposit(ctx)} {
+		if err != nil {
+			h.Fail(err)
+		}
+	}
+	if len(p.done) > 0 {
+		h.Explain("publish what is new for "+list(p.done), strings.Join(p.why, "; "))
+	}
+	return nil
+}
+
+// A publisher is one run of a KeyDelivery.
+type publisher struct {
+	*KeyDelivery
+	h     *engine.Host
+	id    bundle.Identity
+	cert  pki.Certificate
+	roots []byte
+	epoch int64
+
+	done, why []string
+}
+
+// there reads the statement of this authority, or an earlier holder's, at a key.
+func (p *publisher) there(ctx context.Context, key string) (stored, error) {
+	signers := p.site.signers(func(n recipe.Node) bool { return hasDatabase(n.Role) })
+	s, _, err := p.site.Delivery.get(ctx, bundle.Wanted{Environment: p.site.Environment.Name, Key: key, Signers: signers})
+	if s.refused != nil {
+		p.h.Warn(fmt.Sprintf("%s in %s was not what this node, or one that had the authority before, put there (%v): it is made anew", key, p.site.Delivery.Store, s.refused))
+		s.statement = bundle.Statement{}
+	}
+	return s, err
+}
+
+// node publishes what one node is to have, if that is not there already.
+func (p *publisher) node(ctx context.Context, n Needs) error {
+	to, err := hostKey(n.Node)
+	if err != nil {
+		return err
+	}
+	key := nodeEntries + n.Node.Name
+	there, err := p.there(ctx, key)
+	if err != nil {
+		return err
+	}
+	var old nodeBody
+	if there.version != 0 && there.refused == nil {
+		if err := there.statement.Decode(&old); err != nil {
+			return err
+		}
+	}
+	body := nodeBody{Roots: string(p.roots), HostKey: to.Fingerprint(), Users: []deliveredUser{}}
+	for _, u := range n.Users {
+		if err := p.odd[u.user]; err != nil {
+			return err
+		}
+		cert, err := engine.Parsed(p.h, p.issuer.vault(u.user).certFile(), pki.ParseCertificate)
+		if err != nil {
+			return fmt.Errorf("the key of %s: %w", u.user, err)
+		}
+		body.Users = append(body.Users, deliveredUser{User: u.user, Certificate: string(cert.PEM())})
+	}
+	if body.Server, err = p.server(ctx, n, old.Server); err != nil {
+		p.h.Fail(fmt.Errorf("%s gets no server certificate: %w", n.Node.Name, err))
+		body.Server = old.Server
+	}
+	why := difference(old, body, there)
+	switch {
+	case why != "":
+	case there.statement.Epoch != p.epoch:
+		why = fmt.Sprintf("epoch %d", p.epoch)
+	case due(there.statement, p.h.Now()):
+		why = "it ends on " + there.statement.Expires.Format("2006-01-02")
+	default:
+		return nil
+	}
+	for i := range body.Users {
+		u := &body.Users[i]
+		plain, err := p.h.ReadFile(p.issuer.vault(u.User).keyFile())
+		if err != nil {
+			return fmt.Errorf("the key of %s: %w", u.User, err)
+		}
+		if u.Key, err = bundle.Seal(plain, to); err != nil {
+			return err
+		}
+	}
+	return p.say(key, there, body, n.Node.Name, why)
+}
+
+// say stages a statement.
+func (p *publisher) say(key string, there stored, body any, node, why string) error {
+	text, err := p.site.sign(p.h, p.id, message{key, p.epoch, there.statement.Version, body})
+	if err != nil {
+		return err
+	}
+	if len(text) > store.MaxValue {
+		return fmt.Errorf("what is to be published has %d bytes, and a store takes %d: give the node fewer keys", len(text), store.MaxValue)
+	}
+	p.site.Delivery.publish(p.h, key, there.version, text, why)
+	p.done, p.why = append(p.done, node), append(p.why, node+": "+why)
+	return nil
+}
+
+// difference says what a node does not have yet; "" when it has all of it.
+func difference(old, now nodeBody, there stored) string {
+	if there.version == 0 {
+		return "it has nothing yet"
+	}
+	var out []string
+	if old.HostKey != now.HostKey {
+		out = append(out, "its host key is another one")
+	}
+	if old.Roots != now.Roots {
+		out = append(out, "other authorities")
+	}
+	had := map[string]string{}
+	for _, u := range old.Users {
+		had[u.User] = u.Certificate
+	}
+	for _, u := range now.Users {
+		if had[u.User] != u.Certificate {
+			out = append(out, "the key of "+u.User)
+		}
+		delete(had, u.User)
+	}
+	for _, user := range slices.Sorted(maps.Keys(had)) {
+		out = append(out, "no key of "+user+" any more")
+	}
+	if old.Server != now.Server {
+		out = append(out, "its server certificate")
+	}
+	return strings.Join(out, ", ")
+}
+
+// server returns the certificate that a database node's server is to have: "" as long as it has not asked. Names are this
+// authority's to say: those of the environment file, whatever the request has.
+func (p *publisher) server(ctx context.Context, n Needs, old string) (string, error) {
+	if n.Server == nil {
+		return "", nil
+	}
+	self := p.site.signers(func(other recipe.Node) bool { return other.Name == n.Node.Name })
+	s, _, err := p.site.Delivery.get(ctx, bundle.Wanted{Environment: p.site.Environment.Name, Key: requestEntries + n.Node.Name, Signers: self})
+	if err != nil || s.version == 0 {
+		return old, err
+	}
+	if s.refused != nil {
+		return old, fmt.Errorf("its request is not taken: %w", s.refused)
+	}
+	var body requestBody
+	if err := s.statement.Decode(&body); err != nil {
+		return old, err
+	}
+	request, err := pki.ParseRequest([]byte(body.Server))
+	if err != nil {
+		return old, err
+	}
+	spec := n.Server.specFor(n.Node)
+	if cert, err := pki.ParseCertificate([]byte(old)); err == nil && len(pki.Wrong(cert, request, p.cert, spec, p.h.Now(), n.Server.leaf.renew.before)) == 0 {
+		return old, nil
+	}
+	cert, err := p.issuer.issue(p.h, p.cert, request, spec)
+	if err != nil {
+		return old, err
+	}
+	return string(cert.PEM()), nil
+}
+
+// removed takes back what lies there for nodes that are no longer in the environment, and says what they could open.
+func (p *publisher) removed(ctx context.Context, known []store.Key) error {
+	var errs []error
+	for _, k := range known {
+		name := strings.TrimPrefix(k.Name, nodeEntries)
+		if slices.ContainsFunc(p.site.Environment.Nodes, func(n recipe.Node) bool { return n.Name == name && name != p.site.Node.Name }) {
+			continue
+		}
+		there, err := p.there(ctx, k.Name)
+		var old nodeBody
+		if err == nil && there.refused == nil {
+			err = there.statement.Decode(&old)
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if len(old.Users) == 0 && old.Server == "" && there.refused == nil {
+			continue
+		}
+		if name != p.site.Node.Name {
+			var has []string
+			for _, u := range old.Users {
+				has = append(has, u.User)
+			}
+			p.h.Warn(fmt.Sprintf("%s is no longer a node of the environment: what lies there for it is taken back, but it has, or could open, %s; issue those anew if it is out of your hands", name, orNone(has, "no user's key")))
+		}
+		errs = append(errs, p.say(k.Name, there, nodeBody{Roots: string(p.roots), Users: []deliveredUser{}}, name, "it is no longer a node that gets keys"))
+	}
+	return errors.Join(errs...)
+}
+
+func orNone(names []string, none string) string {
+	if len(names) == 0 {
+		return none
+	}
+	return "the keys of " + list(names)
+}
+
+// deposit puts the authority's key in escrow for the nodes that may take over, and takes it back from others.
+func (p *publisher) deposit(ctx context.Context) error {
+	known, err := p.site.Delivery.list(ctx, escrowEntries)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range p.escrow {
+		if name != p.site.Node.Name {
+			errs = append(errs, p.depositFor(ctx, name))
+		}
+	}
+	for _, k := range known {
+		name := strings.TrimPrefix(k.Name, escrowEntries)
+		if !slices.Contains(p.escrow, name) && name != p.site.Node.Name {
+			errs = append(errs, p.takeBack(ctx, k.Name, name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (p *publisher) depositFor(ctx context.Context, name string) error {
+	node := p.site.Environment.Nodes[slices.IndexFunc(p.site.Environment.Nodes, func(n recipe.Node) bool { return n.Name == name })]
+	to, err := hostKey(node)
+	if err != nil {
+		return err
+	}
+	there, err := p.there(ctx, escrowEntries+name)
+	if err != nil {
+		return err
+	}
+	var old escrowBody
+	if there.version != 0 && there.refused == nil {
+		if err := there.statement.Decode(&old); err != nil {
+			return err
+		}
+	}
+	if old.Fingerprint == p.cert.Fingerprint() && old.HostKey == to.Fingerprint() && !due(there.statement, p.h.Now()) {
+		return nil
+	}
+	plain, err := p.h.ReadFile(p.issuer.keyFile)
+	if err != nil {
+		return err
+	}
+	sealed, err := bundle.Seal(plain, to)
+	if err != nil {
+		return err
+	}
+	return p.say(escrowEntries+name, there, escrowBody{p.cert.Fingerprint(), to.Fingerprint(), sealed}, name, "the authority's key in escrow")
+}
+
+func (p *publisher) takeBack(ctx context.Context, key, name string) error {
+	there, err := p.there(ctx, key)
+	var old escrowBody
+	if err == nil && there.refused == nil {
+		err = there.statement.Decode(&old)
+	}
+	if err != nil || there.refused == nil && old.HostKey == "" {
+		return err
+	}
+	p.h.Warn(fmt.Sprintf("%s is no longer in escrow: the authority's key that lies there for it is taken back, but it could open it until now", name))
+	return p.say(key, there, escrowBody{Fingerprint: p.cert.Fingerprint()}, name, "no longer in escrow")
+}
