@@ -35,6 +35,9 @@ func (c postgresqlConverger) converge(ctx context.Context, h *engine.Host) error
 		return err
 	}
 	h.Observe("postgresql runs", string(proc.Phase))
+	if err := c.site.replicationKey(h); err != nil {
+		return err
+	}
 	if proc.Phase != postgres.Running {
 		return c.waitForStart(ctx, h, conf, proc)
 	}

@@ -22,9 +22,12 @@ type Status struct {
 	Authority *CertStatus   `json:"authority,omitempty"`
 	ServerKey *CertStatus   `json:"server_certificate,omitempty"`
 	HBA       *HBAStatus    `json:"hba,omitempty"`
-	UserKeys  []CertStatus  `json:"user_keys"`
-	Problems  []Trouble     `json:"problems"`
-	Unknown   []string      `json:"unknown,omitempty"` // what could not be found out, and why
+
+	Replication *postgres.Replication `json:"replication,omitempty"`
+
+	UserKeys []CertStatus `json:"user_keys"`
+	Problems []Trouble    `json:"problems"`
+	Unknown  []string     `json:"unknown,omitempty"` // what could not be found out, and why
 }
 
 // A Trouble is something that needs the operator, with the command that mends it.
@@ -181,6 +184,11 @@ func (in *inspection) ask(ctx context.Context) {
 		return
 	}
 	in.status.Server.Version, in.status.Server.Started = facts.Version, &facts.Started
+	if r, err := conn.Replication(ctx, facts); err != nil {
+		in.unknown("replication", err)
+	} else {
+		in.status.Replication = &r
+	}
 	rules, err := conn.HBARules(ctx)
 	if err != nil {
 		in.unknown("pg_hba_file_rules", err)
@@ -317,6 +325,9 @@ func (in *inspection) judge() {
 		if c != nil {
 			in.judgeCert(*c)
 		}
+	}
+	if r := st.Replication; r != nil && r.InRecovery && !r.Streaming {
+		in.problem("look at the server's log, and at primary_conninfo", "this standby does not stream: it has no connection to the server that it follows")
 	}
 	if h := st.HBA; h != nil {
 		for _, e := range h.Errors {

@@ -12,6 +12,7 @@ import (
 	"converge/engine"
 	"converge/engine/recipe"
 	"converge/resources"
+	"converge/resources/postgres"
 )
 
 func (a *app) statusCommand() *cobra.Command {
@@ -175,6 +176,7 @@ func (p *printer) status(st *statusJSON, now time.Time) {
 		}
 		p.linef("%s", line)
 	}
+	p.replication(st.Replication)
 	p.linef("")
 	for _, t := range st.Problems {
 		p.linef("%s %s", p.paint(red, "!"), strings.ReplaceAll(t.Text, "\n", "\n  "))
@@ -192,6 +194,31 @@ func (p *printer) status(st *statusJSON, now time.Time) {
 	p.states(st)
 	p.linef("")
 	p.debts(st)
+}
+
+// replication is whom the server follows, and who follows it.
+func (p *printer) replication(r *postgres.Replication) {
+	switch {
+	case r == nil || !r.InRecovery && len(r.Standbys) == 0:
+	case r.InRecovery && !r.Streaming:
+		p.linef("%s", p.paint(red, "It is a standby, and does not stream"))
+	case r.InRecovery:
+		lag := ""
+		if r.Lag != nil {
+			lag = fmt.Sprintf(", %d bytes not replayed", *r.Lag)
+		}
+		p.linef("It streams from %s%s", orUnknown(r.Sender), lag)
+	default:
+		var names []string
+		for _, s := range r.Standbys {
+			how := "TLS"
+			if !s.TLS {
+				how = "no TLS"
+			}
+			names = append(names, fmt.Sprintf("%s (%s, %s, %s)", s.Name, orUnknown(s.Address), s.State, how))
+		}
+		p.linef("Followed by %s", strings.Join(names, ", "))
+	}
 }
 
 // states is the table of declared, on disk and served.

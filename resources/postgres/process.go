@@ -96,14 +96,19 @@ func (s *Server) standby() bool {
 
 // standbyMode reads recovery.conf of 10 and 11, which is written like postgresql.conf.
 func standbyMode(recovery string) bool {
-	on := false
+	on, ok := parseBool(recoverySetting(recovery, "standby_mode"))
+	return on && ok
+}
+
+// recoverySetting is the last value that recovery.conf gives a setting; "" for none.
+func recoverySetting(recovery, wanted string) string {
+	last := ""
 	for lex := (confLexer{text: recovery, line: 1}); !lex.done(); {
-		if name, value, problem := lex.setting(); problem == "" && foldName(name) == "standby_mode" {
-			b, ok := parseBool(value)
-			on = b && ok
+		if name, value, problem := lex.setting(); problem == "" && foldName(name) == wanted {
+			last = value
 		}
 	}
-	return on
+	return last
 }
 
 // A pidFile is postmaster.pid.
