@@ -311,6 +311,7 @@ func (a nodeArguments) node() (Node, hcl.Diagnostics) {
 func (env *Environment) checkNodes(arguments []nodeArguments) hcl.Diagnostics {
 	var diags hcl.Diagnostics
 	names, addresses, master := map[string]hcl.Range{}, map[netip.Addr]hcl.Range{}, hcl.Range{}
+	hostKeys := map[string]hcl.Range{}
 	for i, n := range env.Nodes {
 		if first, twice := names[n.Name]; twice {
 			diags = append(diags, mistake(n.Range, "Duplicate node", "The node %q is already declared at %s. Give this one another name, or remove one of them.", n.Name, at(first)))
@@ -321,6 +322,13 @@ func (env *Environment) checkNodes(arguments []nodeArguments) hcl.Diagnostics {
 			diags = append(diags, mistake(arguments[i].AddressAt, "Duplicate address", "The node at %s has the same address. Two machines cannot share one.", at(first)))
 		} else {
 			addresses[n.Address] = n.Range
+		}
+		if words := strings.Fields(n.HostKey); len(words) > 1 {
+			if first, twice := hostKeys[words[1]]; twice {
+				diags = append(diags, mistake(arguments[i].HostKeyAt, "Cloned host key", "The node at %s has the same host key: one of the two was copied from the other, and could open what is meant for it. Make a new one on the copy (rm /etc/ssh/ssh_host_*; ssh-keygen -A; restart sshd), and write it here.", at(first)))
+			} else {
+				hostKeys[words[1]] = n.Range
+			}
 		}
 		if n.Role == "solo" && len(env.Nodes) > 1 {
 			diags = append(diags, mistake(arguments[i].RoleAt, "Solo with others", `A node with the role "solo" is alone in its environment, and there are %d nodes. With others it is a "db_master".`, len(env.Nodes)))
