@@ -179,3 +179,22 @@ func (s *State) holder() string {
 	}
 	return fmt.Sprintf("process %d holds the lock %s since %s", h.PID, s.path("lock"), h.Since.Format(time.RFC3339))
 }
+
+// ReadCache reads what WriteCache wrote under a name into v. What is not there, or cannot be read, leaves v as it is: a
+// cache can be thrown away at any time.
+func (s *State) ReadCache(name string, v any) {
+	if b, err := s.read(cacheFile(name)); err == nil {
+		json.Unmarshal(b, v)
+	}
+}
+
+// WriteCache keeps v for later runs.
+func (s *State) WriteCache(name string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return s.write(cacheFile(name), b)
+}
+
+func cacheFile(name string) string { return "cache-" + name + ".json" }

@@ -130,7 +130,7 @@ func (a *CertAuthority) announce(h *engine.Host, mine record) error {
 	}
 	d := a.site.Delivery
 	h.Act(engine.Action{Kind: engine.OpPublish, Path: authorityEntry, Note: "epoch 1", Do: func(ctx context.Context) error {
-		err := d.put(ctx, authorityEntry, 0, text)
+		_, err := d.put(ctx, authorityEntry, 0, text)
 		if errors.Is(err, store.ErrExists) {
 			return &engine.Refusal{Paths: []string{a.keyFile(), a.recordFile()}, Err: fmt.Errorf("%w: the environment has an authority already, and this node's own is taken back", err)}
 		}
@@ -244,7 +244,7 @@ func (a *CertAuthority) takeOver(ctx context.Context, h *engine.Host, there stor
 	}
 	d := a.site.Delivery
 	h.Act(engine.Action{Kind: engine.OpPublish, Path: authorityEntry, Note: fmt.Sprintf("epoch %d", epoch), First: true, Do: func(ctx context.Context) error {
-		err := d.put(ctx, authorityEntry, there.version, text)
+		_, err := d.put(ctx, authorityEntry, there.version, text)
 		if errors.Is(err, store.ErrChanged) {
 			return fmt.Errorf("%w: another node took the authority over at the same time, and this one does not; make it what it is in the environment file", err)
 		}

@@ -7,7 +7,10 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
+
+	"github.com/hashicorp/hcl/v2"
 
 	"converge/engine"
 	"converge/engine/bundle"
@@ -22,6 +25,48 @@ type Delivery struct {
 	Store store.Store
 	Needs []Needs // on the authority: what each node is to have, by the recipe; in declared order
 	New   bool    // on the authority: it never had a store, so one that is not there yet is one to be made
+
+	Published *Published // what the authority remembers of the statements that it made; nil: nothing
+}
+
+// Published is what the authority remembers of the statements in the store: which version said what. It saves reading
+// them; a version that is not known is read.
+type Published struct {
+	mutex   sync.Mutex
+	Entries map[string]PublishedEntry
+	Changed bool // since it was read
+}
+
+// A PublishedEntry is one statement.
+type PublishedEntry struct {
+	Version store.Version `json:"version"`
+	Says    string        `json:"says"` // a sum of what it says
+	Due     time.Time     `json:"due"`  // when it has to be made anew
+}
+
+// known says whether the statement at key has this version, says this, and is not due.
+func (p *Published) known(key string, v store.Version, says string, now time.Time) bool {
+	if p == nil || v == 0 {
+		return false
+	}
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	e := p.Entries[key]
+	return e.Version == v && e.Says == says && now.Before(e.Due)
+}
+
+func (p *Published) remember(key string, e PublishedEntry) {
+	if p == nil {
+		return
+	}
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	if p.Entries == nil {
+		p.Entries = map[string]PublishedEntry{}
+	}
+	if p.Entries[key] != e {
+		p.Entries[key], p.Changed = e, true
+	}
 }
 
 // Needs is what one node is to have from the authority.
@@ -77,8 +122,8 @@ type escrowBody struct {
 // KeyTypes are the types of blocks that say which keys a node is to have.
 var KeyTypes = []string{"user_key", "server_key"}
 
-// NeedsOf gathers from the blocks that were evaluated for a node which keys it is to have.
-func NeedsOf(n recipe.Node, blocks []recipe.Block) Needs {
+// needsOf gathers from the blocks that were evaluated for a node which keys it is to have.
+func needsOf(n recipe.Node, blocks []recipe.Block) Needs {
 	out := Needs{Node: n}
 	for _, b := range blocks {
 		switch k := b.Config.(type) {
@@ -89,6 +134,32 @@ func NeedsOf(n recipe.Node, blocks []recipe.Block) Needs {
 		}
 	}
 	return out
+}
+
+// AllNeeds evaluates the recipe for every node of the environment, as far as it says which keys the node is to have. Where
+// that depends on the role alone, it is evaluated once for each role. The diagnostics are those of the first node that has
+// any.
+func AllNeeds(r *recipe.Recipe, env *recipe.Environment, scope func(recipe.Node) recipe.Scope) ([]Needs, hcl.Diagnostics) {
+	shared := map[string]*Needs{}
+	out := make([]Needs, 0, len(env.Nodes))
+	for _, n := range env.Nodes {
+		if known := shared[n.Role]; known != nil {
+			out = append(out, Needs{n, known.Users, known.Server})
+			continue
+		}
+		sc := scope(n)
+		sc.Types = KeyTypes
+		program, diags := r.For(sc)
+		if diags.HasErrors() {
+			return nil, diags
+		}
+		needs := needsOf(n, program.Blocks)
+		if !r.Mentions("node", n.Role, KeyTypes) {
+			shared[n.Role] = &needs
+		}
+		out = append(out, needs)
+	}
+	return out, nil
 }
 
 // Issues says whether nodes with a role have the authority.
@@ -228,28 +299,28 @@ func (s Site) sign(h *engine.Host, id bundle.Identity, m message) ([]byte, error
 }
 
 // put is how a statement gets into the store, if what was there still is.
-func (d *Delivery) put(ctx context.Context, key string, old store.Version, text []byte) error {
-	var err error
+func (d *Delivery) put(ctx context.Context, key string, old store.Version, text []byte) (v store.Version, err error) {
 	if maker, ok := d.Store.(interface{ Init(context.Context) error }); ok && d.New {
 		if err := maker.Init(ctx); err != nil {
-			return fmt.Errorf("make the store: %w", err)
+			return 0, fmt.Errorf("make the store: %w", err)
 		}
 	}
 	if old == 0 {
-		_, err = d.Store.Create(ctx, key, text)
+		v, err = d.Store.Create(ctx, key, text)
 	} else {
-		_, err = d.Store.Swap(ctx, key, old, text)
+		v, err = d.Store.Swap(ctx, key, old, text)
 	}
 	if err != nil {
-		return fmt.Errorf("publish: %w", err)
+		return 0, fmt.Errorf("publish: %w", err)
 	}
-	return nil
+	return v, nil
 }
 
 // publish stages a statement.
 func (d *Delivery) publish(h *engine.Host, key string, old store.Version, text []byte, note string) {
 	h.Act(engine.Action{Kind: engine.OpPublish, Path: key, Note: note, Do: func(ctx context.Context) error {
-		return d.put(ctx, key, old, text)
+		_, err := d.put(ctx, key, old, text)
+		return err
 	}})
 }
 

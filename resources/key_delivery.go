@@ -2,11 +2,15 @@ package resources
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
@@ -99,7 +103,7 @@ func (k *KeyDelivery) Converge(ctx context.Context, h *engine.Host) error {
 	if err != nil {
 		return err
 	}
-	p := publisher{KeyDelivery: k, h: h, id: id}
+	p := publisher{KeyDelivery: k, h: h, id: id, versions: map[string]store.Version{}}
 	if p.cert, err = k.issuer.cert(h); err != nil {
 		return err
 	}
@@ -114,6 +118,9 @@ func (k *KeyDelivery) Converge(ctx context.Context, h *engine.Host) error {
 	known, err := d.list(ctx, nodeEntries)
 	if err != nil {
 		return fmt.Errorf("nothing is delivered: %w", err)
+	}
+	for _, key := range known {
+		p.versions[key.Name] = key.Version
 	}
 	for _, n := range k.needs {
 		if err := p.node(ctx, n); err != nil {
@@ -140,6 +147,8 @@ type publisher struct {
 	roots []byte
 	epoch int64
 
+	versions  map[string]store.Version // of what there is for nodes
+	batch     batch
 	done, why []string
 }
 
@@ -161,16 +170,6 @@ func (p *publisher) node(ctx context.Context, n Needs) error {
 		return err
 	}
 	key := nodeEntries + n.Node.Name
-	there, err := p.there(ctx, key)
-	if err != nil {
-		return err
-	}
-	var old nodeBody
-	if there.version != 0 && there.refused == nil {
-		if err := there.statement.Decode(&old); err != nil {
-			return err
-		}
-	}
 	body := nodeBody{Roots: string(p.roots), HostKey: to.Fingerprint(), Users: []deliveredUser{}}
 	for _, u := range n.Users {
 		if err := p.odd[u.user]; err != nil {
@@ -181,6 +180,19 @@ func (p *publisher) node(ctx context.Context, n Needs) error {
 			return fmt.Errorf("the key of %s: %w", u.user, err)
 		}
 		body.Users = append(body.Users, deliveredUser{User: u.user, Certificate: string(cert.PEM())})
+	}
+	if n.Server == nil && p.site.Delivery.Published.known(key, p.versions[key], p.says(body), p.h.Now()) {
+		return nil
+	}
+	there, err := p.there(ctx, key)
+	if err != nil {
+		return err
+	}
+	var old nodeBody
+	if there.version != 0 && there.refused == nil {
+		if err := there.statement.Decode(&old); err != nil {
+			return err
+		}
 	}
 	if body.Server, err = p.server(ctx, n, old.Server); err != nil {
 		p.h.Fail(fmt.Errorf("%s gets no server certificate: %w", n.Node.Name, err))
@@ -194,8 +206,10 @@ func (p *publisher) node(ctx context.Context, n Needs) error {
 	case due(there.statement, p.h.Now()):
 		why = "it ends on " + there.statement.Expires.Format("2006-01-02")
 	default:
+		p.site.Delivery.Published.remember(key, PublishedEntry{there.version, p.says(body), dueAt(there.statement.Expires)})
 		return nil
 	}
+	says := p.says(body)
 	for i := range body.Users {
 		u := &body.Users[i]
 		plain, err := p.h.ReadFile(p.issuer.vault(u.User).keyFile())
@@ -206,11 +220,58 @@ func (p *publisher) node(ctx context.Context, n Needs) error {
 			return err
 		}
 	}
-	return p.say(key, there, body, n.Node.Name, why)
+	return p.say(key, there, body, n.Node.Name, why, says)
+}
+
+// says is a sum of all that decides whether a statement is still the right one.
+func (p *publisher) says(b nodeBody) string {
+	sum := sha256.New()
+	fmt.Fprintf(sum, "%d %q %q %q %q\n", p.epoch, p.site.Node.Name, b.Roots, b.HostKey, b.Server)
+	for _, u := range b.Users {
+		fmt.Fprintf(sum, "%q %q\n", u.User, u.Certificate)
+	}
+	return hex.EncodeToString(sum.Sum(nil))
+}
+
+// A batch is statements that are published together, several at a time: each waits for the store's disks.
+type batch struct {
+	once sync.Once
+	all  []func(context.Context) error
+	errs []error
+}
+
+// add takes a statement in, and returns what publishes it, with all the others of the batch.
+func (b *batch) add(put func(context.Context) error) func(context.Context) error {
+	i := len(b.all)
+	b.all = append(b.all, put)
+	return func(ctx context.Context) error {
+		b.once.Do(func() { b.run(ctx) })
+		return b.errs[i]
+	}
+}
+
+// atOnce is how many statements are under way at a time.
+const atOnce = 16
+
+func (b *batch) run(ctx context.Context) {
+	b.errs = make([]error, len(b.all))
+	next, workers := make(chan int), sync.WaitGroup{}
+	for range min(atOnce, len(b.all)) {
+		workers.Go(func() {
+			for i := range next {
+				b.errs[i] = b.all[i](ctx)
+			}
+		})
+	}
+	for i := range b.all {
+		next <- i
+	}
+	close(next)
+	workers.Wait()
 }
 
 // say stages a statement.
-func (p *publisher) say(key string, there stored, body any, node, why string) error {
+func (p *publisher) say(key string, there stored, body any, node, why, says string) error {
 	text, err := p.site.sign(p.h, p.id, message{key, p.epoch, there.statement.Version, body})
 	if err != nil {
 		return err
@@ -218,10 +279,20 @@ func (p *publisher) say(key string, there stored, body any, node, why string) er
 	if len(text) > store.MaxValue {
 		return fmt.Errorf("what is to be published has %d bytes, and a store takes %d: give the node fewer keys", len(text), store.MaxValue)
 	}
-	p.site.Delivery.publish(p.h, key, there.version, text, why)
+	d, expires := p.site.Delivery, p.h.Now().Add(statementLife)
+	p.h.Act(engine.Action{Kind: engine.OpPublish, Path: key, Note: why, Do: p.batch.add(func(ctx context.Context) error {
+		v, err := d.put(ctx, key, there.version, text)
+		if err == nil {
+			d.Published.remember(key, PublishedEntry{v, says, dueAt(expires)})
+		}
+		return err
+	})})
 	p.done, p.why = append(p.done, node), append(p.why, node+": "+why)
 	return nil
 }
+
+// dueAt is when a statement that ends then has to be made anew.
+func dueAt(expires time.Time) time.Time { return expires.Add(-statementLife / 2) }
 
 // difference says what a node does not have yet; "" when it has all of it.
 func difference(old, now nodeBody, there stored) string {
@@ -314,7 +385,7 @@ func (p *publisher) removed(ctx context.Context, known []store.Key) error {
 			}
 			p.h.Warn(fmt.Sprintf("%s is no longer a node of the environment: what lies there for it is taken back, but it has, or could open, %s; issue those anew if it is out of your hands", name, orNone(has, "no user's key")))
 		}
-		errs = append(errs, p.say(k.Name, there, nodeBody{Roots: string(p.roots), Users: []deliveredUser{}}, name, "it is no longer a node that gets keys"))
+		errs = append(errs, p.say(k.Name, there, nodeBody{Roots: string(p.roots), Users: []deliveredUser{}}, name, "it is no longer a node that gets keys", ""))
 	}
 	return errors.Join(errs...)
 }
@@ -374,7 +445,7 @@ func (p *publisher) depositFor(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return p.say(escrowEntries+name, there, escrowBody{p.cert.Fingerprint(), to.Fingerprint(), sealed}, name, "the authority's key in escrow")
+	return p.say(escrowEntries+name, there, escrowBody{p.cert.Fingerprint(), to.Fingerprint(), sealed}, name, "the authority's key in escrow", "")
 }
 
 func (p *publisher) takeBack(ctx context.Context, key, name string) error {
@@ -387,5 +458,5 @@ func (p *publisher) takeBack(ctx context.Context, key, name string) error {
 		return err
 	}
 	p.h.Warn(fmt.Sprintf("%s is no longer in escrow: the authority's key that lies there for it is taken back, but it could open it until now", name))
-	return p.say(key, there, escrowBody{Fingerprint: p.cert.Fingerprint()}, name, "no longer in escrow")
+	return p.say(key, there, escrowBody{Fingerprint: p.cert.Fingerprint()}, name, "no longer in escrow", "")
 }

@@ -103,6 +103,9 @@ func (a *app) applyOnce(ctx, patience context.Context, args []string, f runFlags
 	}
 	a.followLong(s.engine)
 	rep, err = s.engine.Apply(ctx, s.graph, o)
+	if err == nil {
+		err = s.rememberPublished()
+	}
 	if err != nil {
 		return s, nil, false, err
 	}

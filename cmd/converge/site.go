@@ -134,7 +134,7 @@ func (a *app) environmentSource() (*recipe.Source, error) {
 		}
 		name = defaultEnvironmentFile
 	}
-	source, err := recipe.ReadFile(name)
+	source, err := recipe.ReadEnvironmentFile(name)
 	if err != nil {
 		return nil, err
 	}
@@ -288,6 +288,8 @@ func (a *app) evaluate(s *site) error {
 		s.types.Delivery = &resources.Delivery{Store: shared}
 	}
 	if s.types.Delivery != nil && resources.Issues(s.node.Role) {
+		s.types.Delivery.Published = &resources.Published{}
+		s.engine.State.ReadCache(publishedCache, &s.types.Delivery.Published.Entries)
 		if s.types.Delivery.Needs, err = a.needs(sources, s.types); err != nil {
 			return err
 		}
@@ -310,20 +312,11 @@ func (a *app) needs(sources []recipe.Source, site resources.Site) ([]resources.N
 	if err != nil {
 		return nil, err
 	}
-	var out []resources.Needs
-	for _, n := range site.Environment.Nodes {
-		scope := scopeOf(site, n, vars)
-		scope.Types = resources.KeyTypes
-		program, diags := loaded.For(scope)
-		if diags.HasErrors() {
-			if n.Name == site.Node.Name {
-				return nil, nil
-			}
-			return nil, fmt.Errorf("the recipes, for the node %s: %w", n.Name, &diagnosticsError{recipe.Sorted(diags), loaded.Files})
-		}
-		out = append(out, resources.NeedsOf(n, program.Blocks))
+	needs, diags := resources.AllNeeds(loaded, site.Environment, func(n recipe.Node) recipe.Scope { return scopeOf(site, n, vars) })
+	if diags.HasErrors() {
+		return nil, &diagnosticsError{recipe.Sorted(diags), loaded.Files}
 	}
-	return out, nil
+	return needs, nil
 }
 
 // scopeOf is what recipes are evaluated for: a node. Of another node's server nothing is known, and this one's has to do.

@@ -214,6 +214,17 @@ func (s *site) dialStore(ctx context.Context, a postgresArguments, master netip.
 	return postgres.Dial(ctx, postgres.Remote{Address: master, Port: port, Database: database, User: user, Password: password, Roots: roots})
 }
 
+// publishedCache is the name of what the authority remembers of what it published.
+const publishedCache = "published"
+
+// rememberPublished keeps, after an apply, what the authority knows of the statements in the store.
+func (s *site) rememberPublished() error {
+	if d := s.types.Delivery; d != nil && d.Published != nil && d.Published.Changed {
+		return s.engine.State.WriteCache(publishedCache, d.Published.Entries)
+	}
+	return nil
+}
+
 // closeStore ends the store's connections.
 func (s *site) closeStore() {
 	if d := s.types.Delivery; d != nil {

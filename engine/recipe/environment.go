@@ -92,6 +92,7 @@ var environmentShape = shapeOf(reflect.TypeFor[environmentArguments]())
 // which are sorted and hold every mistake found. With errors the rest of it must not be used.
 func ParseEnvironment(source Source) (*Environment, hcl.Diagnostics) {
 	env := &Environment{AppUser: DefaultAppUser, AdminUser: DefaultAdminUser, Variables: map[string]Given{}}
+	source.environment = true
 	file, diags := parse(source)
 	env.Files = map[string]*hcl.File{source.Name: file}
 	if !diags.HasErrors() {

@@ -11,17 +11,22 @@ import (
 // Limits of one recipe. HCL's parser and evaluator recurse: 100,000 nested "${" or a million operators in one expression
 // overflow the stack, which Go cannot recover from. So depth is counted on tokens, in a loop, before anything is parsed.
 const (
-	MaxFileBytes = 1 << 20 // of one file
-	MaxNesting   = 64      // brackets, braces, parentheses, interpolations and template directives in one another
-	MaxOperators = 256     // operators, conditions and indexes in one expression: each is a level of its syntax tree
-	MaxInstances = 100_000 // blocks, counting one for each key of a for_each
-	maxRefs      = 1_000_000
+	MaxFileBytes        = 1 << 20 // of one file
+	MaxEnvironmentBytes = 4 << 20 // of an environment file: some 25,000 nodes
+	MaxNesting          = 64      // brackets, braces, parentheses, interpolations and template directives in one another
+	MaxOperators        = 256     // operators, conditions and indexes in one expression: each is a level of its syntax tree
+	MaxInstances        = 100_000 // blocks, counting one for each key of a for_each
+	maxRefs             = 1_000_000
 )
 
 // checkLimits refuses a source that is too large to parse safely. The diagnostics stop at the first limit met. Where the
 // source passes, it returns the bytes after which it can be cut, if there are any.
 func checkLimits(source Source) ([]int, hcl.Diagnostics) {
-	if len(source.Bytes) > MaxFileBytes {
+	if source.environment && len(source.Bytes) > MaxEnvironmentBytes {
+		top := hcl.Range{Filename: source.Name, Start: hcl.InitialPos, End: hcl.InitialPos}
+		return nil, hcl.Diagnostics{mistake(top, "File too large", "%s has %d bytes; an environment file may have %d.", source.Name, len(source.Bytes), MaxEnvironmentBytes)}
+	}
+	if !source.environment && len(source.Bytes) > MaxFileBytes {
 		top := hcl.Range{Filename: source.Name, Start: hcl.InitialPos, End: hcl.InitialPos}
 		return nil, hcl.Diagnostics{mistake(top, "File too large",
 			"%s has %d bytes; a file may have %d. Split it into several files.", source.Name, len(source.Bytes), MaxFileBytes)}

@@ -103,6 +103,25 @@ func (g *graph) kept(types []string) func(int) bool {
 	return func(i int) bool { return keep[i] }
 }
 
+// Mentions says whether a top-level name, such as "node", is in anything that decides what the blocks of these types are on
+// nodes with a role. When it is not, they are the same on all of them.
+func (r *Recipe) Mentions(name, role string, types []string) bool {
+	g := r.graph(role)
+	kept := g.kept(types)
+	for i, n := range g.nodes {
+		uses := []*use(nil)
+		if n.local != nil {
+			uses = pointers(n.local.expr.uses)
+		} else {
+			uses = n.block.uses
+		}
+		if kept(i) && slices.ContainsFunc(uses, func(u *use) bool { return u.root() == name }) {
+			return true
+		}
+	}
+	return false
+}
+
 // order returns the nodes so that each comes after all that it needs, the lowest number first where there is a choice,
 // and an error for each circle. Nodes on a circle, and those that need them, are left out.
 func (g *graph) order() ([]int, hcl.Diagnostics) {

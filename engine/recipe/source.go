@@ -18,6 +18,8 @@ import (
 type Source struct {
 	Name  string
 	Bytes []byte
+
+	environment bool // one environment is one file, and may be larger
 }
 
 // ReadFolder reads the *.hcl files of a folder in the order of their names, without those in folders below it. What
@@ -53,13 +55,22 @@ func ReadFolder(dir string) ([]Source, error) {
 	return sources, nil
 }
 
-// ReadFile reads one recipe or environment file under the same rules as ReadFolder.
+// ReadFile reads one recipe under the same rules as ReadFolder.
 func ReadFile(path string) (Source, error) {
-	content, err := readTrusted(path)
+	content, err := readTrusted(path, MaxFileBytes)
 	if err != nil {
 		return Source{}, fmt.Errorf("read recipe: %w", err)
 	}
 	return Source{Name: path, Bytes: content}, nil
+}
+
+// ReadEnvironmentFile reads an environment file under the same rules, but for its size: up to MaxEnvironmentBytes.
+func ReadEnvironmentFile(path string) (Source, error) {
+	content, err := readTrusted(path, MaxEnvironmentBytes)
+	if err != nil {
+		return Source{}, fmt.Errorf("read environment: %w", err)
+	}
+	return Source{Name: path, Bytes: content, environment: true}, nil
 }
 
 func checkFolder(dir string) error {
@@ -78,7 +89,7 @@ func checkFolder(dir string) error {
 
 // readTrusted opens without following a link and without waiting (a FIFO would hang), and judges the descriptor it
 // reads from, not the name.
-func readTrusted(path string) ([]byte, error) {
+func readTrusted(path string, most int64) ([]byte, error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
 	if errors.Is(err, syscall.ELOOP) {
 		return nil, fmt.Errorf("%s is a symbolic link: put the file itself there", path)
@@ -100,10 +111,10 @@ func readTrusted(path string) ([]byte, error) {
 	if err := checkTrust(path, before); err != nil {
 		return nil, err
 	}
-	if before.Size() > MaxFileBytes {
-		return nil, tooLarge(path, before.Size())
+	if before.Size() > most {
+		return nil, tooLarge(path, before.Size(), most)
 	}
-	content, err := io.ReadAll(io.LimitReader(file, MaxFileBytes+1))
+	content, err := io.ReadAll(io.LimitReader(file, most+1))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -121,8 +132,11 @@ func notRegular(path string) error {
 	return fmt.Errorf("%s is no regular file: move it away, or rename it so that it does not end in .hcl", path)
 }
 
-func tooLarge(path string, size int64) error {
-	return fmt.Errorf("%s has %d bytes; a recipe file may have %d: split it into several files", path, size, MaxFileBytes)
+func tooLarge(path string, size, most int64) error {
+	if most == MaxEnvironmentBytes {
+		return fmt.Errorf("%s has %d bytes; an environment file may have %d", path, size, most)
+	}
+	return fmt.Errorf("%s has %d bytes; a recipe file may have %d: split it into several files", path, size, most)
 }
 
 // changed compares two looks at one open file. The change time cannot be set back by whoever wrote to it.
