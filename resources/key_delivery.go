@@ -201,6 +201,8 @@ func (p *publisher) node(ctx context.Context, n Needs) error {
 	why := difference(old, body, there)
 	switch {
 	case why != "":
+	case there.statement.From != p.site.Node.Name:
+		why = "it was put there by " + there.statement.From
 	case there.statement.Epoch != p.epoch:
 		why = fmt.Sprintf("epoch %d", p.epoch)
 	case due(there.statement, p.h.Now()):
