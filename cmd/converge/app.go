@@ -120,7 +120,7 @@ Read the plan, then apply it; a second apply finds nothing to do.`,
 	f.IntVar(&a.flags.parallelism, "parallelism", 4, "how many steps may be under way at once (`N`)")
 	root.AddCommand(
 		a.planCommand(), a.applyCommand(), a.statusCommand(), a.graphCommand(), a.validateCommand(), a.fmtCommand(),
-		a.historyCommand(), a.hbaCommand(), a.confirmCommand(), a.versionCommand(),
+		a.historyCommand(), a.hbaCommand(), a.confirmCommand(), a.fleetCommand(), a.versionCommand(),
 	)
 	root.Args = cobra.ArbitraryArgs
 	root.RunE = func(cmd *cobra.Command, args []string) error {
