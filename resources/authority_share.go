@@ -79,7 +79,7 @@ func (a *CertAuthority) share(ctx context.Context, h *engine.Host) error {
 		h.Warn(fmt.Sprintf("this node goes on with the authority that it has: %v", err))
 		return a.keep(h)
 	case there.refused != nil:
-		return fmt.Errorf("what %s says of the environment's authority is not taken: %w", d.Store, there.refused)
+		return fmt.Errorf("what %s says of the environment's authority is not taken: %w. When you know that no other node has taken the authority over, delete the entry %q there, and run again", d.Store, there.refused, authorityEntry)
 	}
 	if there.version == 0 {
 		return a.announce(h, mine)

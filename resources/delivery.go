@@ -40,8 +40,10 @@ type Published struct {
 // A PublishedEntry is one statement.
 type PublishedEntry struct {
 	Version store.Version `json:"version"`
-	Says    string        `json:"says"` // a sum of what it says
-	Due     time.Time     `json:"due"`  // when it has to be made anew
+	Epoch   int64         `json:"epoch"`
+	Number  int64         `json:"number"` // its own version, which nodes remember: none after it may be lower
+	Says    string        `json:"says"`   // a sum of what it says
+	Due     time.Time     `json:"due"`    // when it has to be made anew
 }
 
 // known says whether the statement at key has this version, says this, and is not due.
@@ -53,6 +55,17 @@ func (p *Published) known(key string, v store.Version, says string, now time.Tim
 	defer p.mutex.Unlock()
 	e := p.Entries[key]
 	return e.Version == v && e.Says == says && now.Before(e.Due)
+}
+
+// last is what was published at key, as nodes may have seen it.
+func (p *Published) last(key string) bundle.Seen {
+	if p == nil {
+		return bundle.Seen{}
+	}
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	e := p.Entries[key]
+	return bundle.Seen{Epoch: e.Epoch, Version: e.Number}
 }
 
 func (p *Published) remember(key string, e PublishedEntry) {
@@ -109,7 +122,8 @@ type deliveredUser struct {
 
 // A requestBody is what a database node asks of the authority.
 type requestBody struct {
-	Server string `json:"server"` // PKCS#10 in PEM
+	Server      string `json:"server"`                // PKCS#10 in PEM
+	Certificate string `json:"certificate,omitempty"` // PEM: the one that it has for this key, which will do as long as it is right
 }
 
 // An escrowBody is the authority's key for a node that may take over.
@@ -288,14 +302,22 @@ type message struct {
 	body  any
 }
 
-// sign makes the text of a statement. Versions are the seconds of the clock, or one more than the last where that is
+// sign makes the text of a statement. Versions are the milliseconds of the clock, or one more than the last where that is
 // greater: who has lost the last one still makes a later one.
 func (s Site) sign(h *engine.Host, id bundle.Identity, m message) ([]byte, error) {
+	text, _, err := s.statement(h, id, m)
+	return text, err
+}
+
+// statement is sign with the header that the statement has.
+func (s Site) statement(h *engine.Host, id bundle.Identity, m message) ([]byte, bundle.Header, error) {
 	now := h.Now()
-	return bundle.Sign(id, bundle.Header{
+	head := bundle.Header{
 		Environment: s.Environment.Name, Key: m.key, From: s.Node.Name, Epoch: m.epoch,
-		Version: max(m.after+1, now.Unix()), Made: now, Expires: now.Add(statementLife),
-	}, m.body)
+		Version: max(m.after+1, now.UnixMilli()), Made: now, Expires: now.Add(statementLife),
+	}
+	text, err := bundle.Sign(id, head, m.body)
+	return text, head, err
 }
 
 // put is how a statement gets into the store, if what was there still is.

@@ -239,7 +239,7 @@ func (n *network) identity(name string) bundle.Identity {
 // forge puts a statement of one node at a key, as whoever can write to the store could.
 func (n *network) forge(from, key string, epoch int64, body any) {
 	n.t.Helper()
-	text, err := bundle.Sign(n.identity(from), bundle.Header{Environment: "net", Key: key, From: from, Epoch: epoch, Version: n.now.Unix() + 1000, Made: n.now, Expires: n.now.Add(statementLife)}, body)
+	text, err := bundle.Sign(n.identity(from), bundle.Header{Environment: "net", Key: key, From: from, Epoch: epoch, Version: n.now.UnixMilli() + 1000, Made: n.now, Expires: n.now.Add(statementLife)}, body)
 	n.check(err)
 	n.overwrite(key, text)
 }
@@ -299,7 +299,7 @@ func TestLyingPeer(t *testing.T) {
 	n.ok(n.apply("db1"), 1)
 	n.ok(n.apply("app1"), 1)
 
-	n.forge("app1", "request/db2", 1, requestBody{"x"})
+	n.forge("app1", "request/db2", 1, requestBody{Server: "x"})
 	n.fails(n.apply("db1"), "db2 gets no server certificate", `"app1", which has no say`)
 	n.ok(n.apply("db2"), 1)
 	n.ok(n.apply("db1"), 0)

@@ -155,7 +155,12 @@ type publisher struct {
 // there reads the statement of this authority, or an earlier holder's, at a key.
 func (p *publisher) there(ctx context.Context, key string) (stored, error) {
 	signers := p.site.signers(func(n recipe.Node) bool { return hasDatabase(n.Role) })
-	s, _, err := p.site.Delivery.get(ctx, bundle.Wanted{Environment: p.site.Environment.Name, Key: key, Signers: signers})
+	w := bundle.Wanted{Environment: p.site.Environment.Name, Key: key, Signers: signers, Seen: p.site.Delivery.Published.last(key), Now: p.h.Now()}
+	s, _, err := p.site.Delivery.get(ctx, w)
+	var r *bundle.Refused
+	if errors.As(s.refused, &r) && r.Kind == bundle.Expired {
+		s.refused = nil // it is due
+	}
 	if s.refused != nil {
 		p.h.Warn(fmt.Sprintf("%s in %s was not what this node, or one that had the authority before, put there (%v): it is made anew", key, p.site.Delivery.Store, s.refused))
 		s.statement = bundle.Statement{}
@@ -208,7 +213,7 @@ func (p *publisher) node(ctx context.Context, n Needs) error {
 	case due(there.statement, p.h.Now()):
 		why = "it ends on " + there.statement.Expires.Format("2006-01-02")
 	default:
-		p.site.Delivery.Published.remember(key, PublishedEntry{there.version, p.says(body), dueAt(there.statement.Expires)})
+		p.site.Delivery.Published.remember(key, PublishedEntry{there.version, there.statement.Epoch, there.statement.Version, p.says(body), dueAt(there.statement.Expires)})
 		return nil
 	}
 	says := p.says(body)
@@ -274,18 +279,21 @@ func (b *batch) run(ctx context.Context) {
 
 // say stages a statement.
 func (p *publisher) say(key string, there stored, body any, node, why, says string) error {
-	text, err := p.site.sign(p.h, p.id, message{key, p.epoch, there.statement.Version, body})
+	d := p.site.Delivery
+	m := message{key, p.epoch, max(there.statement.Version, d.Published.last(key).Version), body}
+	text, head, err := p.site.statement(p.h, p.id, m)
 	if err != nil {
 		return err
 	}
 	if len(text) > store.MaxValue {
 		return fmt.Errorf("what is to be published has %d bytes, and a store takes %d: give the node fewer keys", len(text), store.MaxValue)
 	}
-	d, expires := p.site.Delivery, p.h.Now().Add(statementLife)
+	entry := PublishedEntry{Epoch: p.epoch, Number: head.Version, Says: says, Due: dueAt(head.Expires)}
 	p.h.Act(engine.Action{Kind: engine.OpPublish, Path: key, Note: why, Do: p.batch.add(func(ctx context.Context) error {
 		v, err := d.put(ctx, key, there.version, text)
 		if err == nil {
-			d.Published.remember(key, PublishedEntry{v, says, dueAt(expires)})
+			entry.Version = v
+			d.Published.remember(key, entry)
 		}
 		return err
 	})})
@@ -350,6 +358,9 @@ func (p *publisher) server(ctx context.Context, n Needs, old string) (string, er
 		return old, err
 	}
 	spec := n.Server.specFor(n.Node)
+	if old == "" {
+		old = body.Certificate
+	}
 	if cert, err := pki.ParseCertificate([]byte(old)); err == nil && len(pki.Wrong(cert, request, p.cert, spec, p.h.Now(), n.Server.leaf.renew.before)) == 0 {
 		return old, nil
 	}

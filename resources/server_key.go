@@ -233,6 +233,18 @@ func (k *ServerKey) makeNext(h *engine.Host, next pki.PrivateKey) (pki.PrivateKe
 	return key, h.WriteSecret(k.nextKeyFile(), engine.NewSecret(key.PEM()), rootSecret, engine.Generated)
 }
 
+// certificateOf is the certificate on the disk, where it is for this key.
+func (k *ServerKey) certificateOf(h *engine.Host, key pki.PrivateKey) string {
+	b, err := h.ReadFile(k.leaf.places[0].certFile())
+	if err != nil {
+		return ""
+	}
+	if cert, err := pki.ParseCertificate(b); err == nil && key.Matches(cert) {
+		return string(cert.PEM())
+	}
+	return ""
+}
+
 // request sees to it that the store has this node's request for the key: the authority renews from it. Unless it is
 // needed now, a store that is away is no reason to fail.
 func (k *ServerKey) request(ctx context.Context, h *engine.Host, key pki.PrivateKey, needed bool) error {
@@ -260,7 +272,7 @@ func (k *ServerKey) request(ctx context.Context, h *engine.Host, key pki.Private
 	if err != nil {
 		return err
 	}
-	text, err := k.site.sign(h, id, message{key: name, after: there.statement.Version, body: requestBody{string(csr)}})
+	text, err := k.site.sign(h, id, message{key: name, after: there.statement.Version, body: requestBody{string(csr), k.certificateOf(h, key)}})
 	if err != nil {
 		return err
 	}
