@@ -214,7 +214,14 @@ func (a *CertAuthority) takeOver(ctx context.Context, h *engine.Host, there stor
 	}
 	key := here.key
 	if key.IsZero() {
-		if key, err = a.fromEscrow(ctx, h, there.statement.From); err != nil {
+		key, err = a.fromEscrow(ctx, h, there.statement.From)
+		if errors.Is(err, errNoEscrow) && there.statement.From == a.site.Node.Name {
+			if !here.cert.IsZero() {
+				return a.keep(h) // which says what is missing
+			}
+			return fmt.Errorf("this node has the environment's authority, %s, and %s and %s are missing: put them back from a backup; none is made in its place", cert, a.keyFile(), a.certFile())
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -253,6 +260,8 @@ func (a *CertAuthority) takeOver(ctx context.Context, h *engine.Host, there stor
 	return nil
 }
 
+var errNoEscrow = errors.New("its key was not put in escrow for this node")
+
 // fromEscrow opens the authority's key that was sealed to this node.
 func (a *CertAuthority) fromEscrow(ctx context.Context, h *engine.Host, holder string) (pki.PrivateKey, error) {
 	key := escrowEntries + a.site.Node.Name
@@ -268,7 +277,7 @@ func (a *CertAuthority) fromEscrow(ctx context.Context, h *engine.Host, holder s
 		return pki.PrivateKey{}, fmt.Errorf("the authority's key in escrow: %w", err)
 	}
 	if len(body.Key) == 0 {
-		return pki.PrivateKey{}, fmt.Errorf("%s has the environment's authority, and its key was not put in escrow for this node: bring it here from %s, or from a backup, as %s (mode 0600, owner root), and run again; to have it in escrow the next time, name this node in escrow of the cert_authority", holder, holder, a.keyFile())
+		return pki.PrivateKey{}, fmt.Errorf("%s has the environment's authority, and %w: bring it here from %s, or from a backup, as %s (mode 0600, owner root), and run again; to have it in escrow the next time, name this node in escrow of the cert_authority", holder, errNoEscrow, holder, a.keyFile())
 	}
 	return a.site.open(h, body.Key, body.HostKey, "the authority's key in escrow")
 }

@@ -134,10 +134,17 @@ func (a *CertAuthority) Converge(ctx context.Context, h *engine.Host) error {
 	if err := h.Mkdir(a.dir, rootPrivate); err != nil {
 		return err
 	}
-	switch {
-	case !issues(a.site.Node.Role):
+	if !issues(a.site.Node.Role) {
 		return a.receive(ctx, h)
-	case a.site.Delivery != nil:
+	}
+	if known, err := h.ReadFile(a.bundleFile()); err == nil {
+		if roots, err := pki.ParseCertificates(known); err == nil {
+			if err := a.strayKeys(h, roots); err != nil {
+				return err
+			}
+		}
+	}
+	if a.site.Delivery != nil {
 		return a.share(ctx, h)
 	}
 	return a.keep(h)

@@ -451,7 +451,8 @@ func TestStoreAway(t *testing.T) {
 	n.check(os.RemoveAll(filepath.Join(n.dir, "store")))
 	n.check(os.Rename(filepath.Join(n.dir, "away"), filepath.Join(n.dir, "store")))
 	n.check(os.RemoveAll(n.path("db1", "etc/converge/authority")))
-	n.fails(n.apply("db1"), "its key was not put in escrow")
+	n.fails(n.apply("db1"), "are missing: put them back from a backup; none is made in its place")
+	n.check(os.RemoveAll(n.path("db1", "etc/converge/authority")))
 	n.check(os.Rename(n.path("db1", "etc/converge/gone"), n.path("db1", "etc/converge/authority")))
 	n.ok(n.apply("db1"), -1)
 	for _, half := range []string{"ca.key", "ca.crt"} {
