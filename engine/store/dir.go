@@ -35,6 +35,9 @@ import (
 // not at all, is an empty folder: without this mark it would look like an environment in which nobody has published
 // anything yet.
 //
+// On NFS a node sees what another wrote as late as its mount keeps the names of a folder: up to a minute, and a second where
+// it is mounted with acdirmax=1 (nfs(5)). Until then it reads the version before, and its Swap is told ErrChanged.
+//
 // Links, pipes and other things that somebody put in there are never followed and never waited for. Files have mode 0600
 // and folders 0700, whatever the umask is.
 type Dir struct {
@@ -51,9 +54,13 @@ const (
 	// tempAge is how old a temporary file has to be before somebody else removes it: its writer is dead.
 	tempAge = time.Hour
 
-	// kept is how many of the last versions stay. A reader that found a version can still read it, and a writer that was
-	// slow still finds its version taken, as long as fewer than so many others are written in between.
-	kept = 8
+	// kept is how many of the last versions stay for good. Those before stay for keptFor: a writer that was slow finds its
+	// version taken. It is longer than a temporary file lives, so that one which was slower has no file to link any more.
+	kept    = 2
+	keptFor = 2 * tempAge
+
+	// most is how many versions there are at once, however fast they come.
+	most = 1000
 
 	// dirTimeout ends a call that has no deadline of its own.
 	dirTimeout = 30 * time.Second
@@ -187,6 +194,9 @@ func (d *Dir) openRoot() (folder, error) {
 	fd, err := try(func() (int, error) {
 		return unix.Open(d.Path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return folder{}, &unusable{d.String(), err.Error(), d.remedy(err), ErrNotMade}
+	}
 	if err != nil {
 		return folder{}, d.fail(d.Path, err)
 	}
@@ -196,7 +206,7 @@ func (d *Dir) openRoot() (folder, error) {
 func (d *Dir) checkMark(root folder) error {
 	text, err := root.read(markFile, MaxValue)
 	if errors.Is(err, fs.ErrNotExist) {
-		return &unusable{d.String(), "it is not a store: " + markFile + " is not in it", "is it mounted here? On the authority, converge apply makes it a store", nil}
+		return &unusable{d.String(), "it is not a store: " + markFile + " is not in it", "is it mounted here? On the authority, converge apply makes it a store", ErrNotMade}
 	}
 	if err != nil {
 		return d.fail(root.at(markFile), err)
@@ -417,11 +427,13 @@ func (d *Dir) put(ctx context.Context, key string, old Version, value []byte, lo
 	v := old + 1
 	if err := temp.link(versionName(v)); err == unix.EEXIST {
 		return 0, at(d, key, lost)
+	} else if err == unix.ENOENT {
+		return 0, &unusable{d.String(), fmt.Sprintf("the temporary file for %s is gone: somebody has removed it, or writing took more than %v", key, tempAge), "", err}
 	} else if err != nil {
 		return 0, d.fail(f.path, err)
 	}
 	fault.Point("store: version linked")
-	if err := d.overtaken(f, key, v); err != nil {
+	if err := d.overtaken(temp, key, v); err != nil {
 		return 0, err
 	}
 	if err := way.sync(old == 0); err != nil {
@@ -434,14 +446,15 @@ func (d *Dir) put(ctx context.Context, key string, old Version, value []byte, lo
 
 // overtaken is for a writer that was stopped, or whose server was away, so long that its version came, went out of
 // use and was removed before it got to link: its name was free again. Its file is no entry, for a higher one is there; it
-// is removed, and what comes of it is the error. Where fewer than kept versions lie between, none of this can have
-// happened: the name was free because nobody had written it yet.
-func (d *Dir) overtaken(f folder, key string, v Version) error {
+// is removed, and what comes of it is the error. As long as nobody can have removed that version, for it would be too
+// young, none of this has happened: the name was free because nobody had written it yet.
+func (d *Dir) overtaken(t *temp, key string, v Version) error {
+	f := t.in
 	high, err := f.highest()
 	if err != nil {
 		return d.fail(f.path, err)
 	}
-	if high < v || high-v < kept {
+	if high-v < kept || high-v < most && f.written(versionName(high)).Sub(t.time) < keptFor-tempAge {
 		return nil
 	}
 	f.remove(versionName(v))
@@ -548,8 +561,8 @@ func (f folder) sync() error {
 	return err
 }
 
-// highest returns the highest version in the folder. The few names of a key fit into one call of the kernel, which sees
-// them all as they are at one moment.
+// highest returns the highest version in the folder. One that is there when it begins to read is in what it reads, for it
+// stays, and so the answer is never older than the question.
 func (f folder) highest() (Version, error) {
 	names, err := f.names()
 	return highest(names), err
@@ -678,17 +691,18 @@ func (t *temp) discard() {
 	t.file.Close()
 }
 
-// tidy removes the versions that went out of use before the last few, and the temporary files of writers that were
-// killed. Their age is measured against a file that was written just now, so that it is the file system's clock on both
-// sides. What cannot be removed stays for the next writer: it is in nobody's way.
+// tidy removes the versions that went out of use, and the temporary files of writers that were killed. Their age is
+// measured against a file that was written just now, so that it is the file system's clock on both sides. What cannot be
+// removed stays for the next writer: it is in nobody's way.
 func (f folder) tidy(newest Version, now *temp) {
 	names, err := f.names()
 	if err != nil {
 		return
 	}
+	age := func(name string) time.Duration { return now.time.Sub(f.written(name)) }
 	for _, name := range names {
 		v, isVersion := parseVersion(name)
-		if isVersion && v <= newest-kept || strings.HasPrefix(name, tempPrefix) && now.time.Sub(f.written(name)) > tempAge {
+		if isVersion && (v <= newest-kept && age(name) > keptFor || v <= newest-most) || strings.HasPrefix(name, tempPrefix) && age(name) > tempAge {
 			f.remove(name)
 			fault.Point("store: old file removed")
 		}

@@ -6,14 +6,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/grpclog"
 	"google.golang.org/grpc/status"
 )
@@ -139,9 +143,10 @@ func (e *Etcd) put(ctx context.Context, key string, value []byte, when clientv3.
 	if err != nil {
 		return 0, e.fail(err)
 	}
+	ctx, why := listening(ctx)
 	r, err := c.Txn(ctx).If(when).Then(clientv3.OpPut(e.config.Prefix+key, string(value))).Commit()
 	if err != nil {
-		return 0, e.fail(err)
+		return 0, e.fail(why.of(err))
 	}
 	if !r.Succeeded {
 		return 0, at(e, key, lost)
@@ -282,11 +287,12 @@ func (e *Etcd) connect(ctx context.Context) (*clientv3.Client, error) {
 		return e.client, nil
 	}
 	quiet()
-	life, end := context.WithCancel(context.Background())
+	listened, why := listening(context.Background())
+	life, end := context.WithCancel(listened)
 	config := clientv3.Config{
 		Endpoints: e.config.Endpoints, TLS: e.config.TLS, Context: life, Logger: zap.NewNop(),
 		DialTimeout: e.config.Timeout, DialKeepAliveTime: etcdKeepAlive, DialKeepAliveTimeout: etcdKeepAliveTimeout,
-		MaxCallRecvMsgSize: etcdAnswer,
+		MaxCallRecvMsgSize: etcdAnswer, DialOptions: []grpc.DialOption{grpc.WithChainUnaryInterceptor(listen)},
 	}
 	if e.config.Username != "" {
 		password, err := e.config.Password()
@@ -298,13 +304,15 @@ func (e *Etcd) connect(ctx context.Context) (*clientv3.Client, error) {
 	}
 	stay := context.AfterFunc(ctx, end) // New knows no context of a call
 	client, err := clientv3.New(config)
-	if !stay() && err == nil {
-		client.Close()
+	if !stay() {
+		if err == nil {
+			client.Close()
+		}
 		err = ctx.Err()
 	}
 	if err != nil {
 		end()
-		return nil, err
+		return nil, why.of(err)
 	}
 	e.client, e.end = client, end
 	return client, nil
@@ -322,19 +330,113 @@ func (e *Etcd) read(ctx context.Context, key string, options ...clientv3.OpOptio
 	if err != nil {
 		return nil, err
 	}
+	ctx, why := listening(ctx)
 	first, cancelFirst := context.WithTimeout(ctx, e.config.Timeout/3)
 	defer cancelFirst()
 	r, err := c.Get(first, key, options...)
 	if err != nil && first.Err() != nil && ctx.Err() == nil {
 		r, err = c.Get(ctx, key, options...)
 	}
-	return r, err
+	return r, why.of(err)
 }
+
+// A reason is why the last try of a call reached nobody. The client tries until the time is over, and then says only that
+// it is; that the connection is refused, or that a certificate is not trusted, is what has to be known.
+type reason struct{ text atomic.Pointer[string] }
+
+type reasonKey struct{}
+
+// listening returns a context whose calls leave their reason.
+func listening(ctx context.Context) (context.Context, *reason) {
+	r := new(reason)
+	return context.WithValue(ctx, reasonKey{}, r), r
+}
+
+// listen is called around every try. A try that waits for a connection until the time is over says of the last attempt
+// at one why it failed.
+func listen(ctx context.Context, method string, request, reply any, c *grpc.ClientConn, call grpc.UnaryInvoker, options ...grpc.CallOption) error {
+	err := call(ctx, method, request, reply, c, options...)
+	r, ok := ctx.Value(reasonKey{}).(*reason)
+	if !ok || err == nil {
+		return err
+	}
+	message := status.Convert(err).Message()
+	_, attempt, waited := strings.Cut(message, "latest balancer error: ")
+	if status.Code(err) == codes.Unavailable {
+		attempt, waited = message, true
+	}
+	if waited {
+		text := plain(attempt)
+		r.text.Store(&text)
+	}
+	return err
+}
+
+// plain takes what gRPC has put around a message away:
+//
+//	connection error: desc = "transport: Error while dialing: dial tcp 127.0.0.1:1: connect: connection refused"
+func plain(text string) string {
+	for {
+		_, inner, ok := strings.Cut(text, "desc = ")
+		if !ok {
+			break
+		}
+		text = inner
+		if unquoted, err := strconv.Unquote(inner); err == nil {
+			text = unquoted
+		}
+	}
+	return strings.TrimPrefix(strings.TrimPrefix(text, "transport: "), "Error while dialing: ")
+}
+
+// of returns err, with the reason when err is that the time was over.
+func (r *reason) of(err error) error {
+	if err == nil {
+		return nil
+	}
+	err = late(err)
+	if text := r.text.Load(); text != nil && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
+		return &unreached{*text, err}
+	}
+	return err
+}
+
+// late makes of the ways in which the client says that the time was over the one of its context.
+func late(err error) error {
+	var its rpctypes.EtcdError
+	code := status.Code(err)
+	if errors.As(err, &its) {
+		code = its.Code()
+	}
+	switch {
+	case errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled):
+		return err
+	case code == codes.DeadlineExceeded, strings.HasSuffix(err.Error(), context.DeadlineExceeded.Error()): // a member's, of version 3.4
+		return context.DeadlineExceeded
+	case code == codes.Canceled:
+		return context.Canceled
+	}
+	return err
+}
+
+// An unreached is that the time was over, and why nobody was reached.
+type unreached struct {
+	cause string
+	err   error
+}
+
+func (u *unreached) Error() string { return u.cause }
+func (u *unreached) Unwrap() error { return u.err }
 
 // fail says in words why etcd could not be used.
 func (e *Etcd) fail(err error) error {
 	var cause, remedy string
+	var nobody *unreached
 	switch {
+	case errors.As(err, &nobody):
+		if cause = nobody.cause; strings.HasPrefix(cause, "dial ") {
+			remedy = "does it run, and is this the right address?"
+		}
 	case errors.Is(err, rpctypes.ErrNoSpace):
 		cause, remedy = "its database is full", "compact and defragment it, then etcdctl alarm disarm"
 	case errors.Is(err, rpctypes.ErrAuthFailed):
@@ -350,7 +452,7 @@ func (e *Etcd) fail(err error) error {
 	default:
 		cause = err.Error()
 		if s, ok := status.FromError(err); ok {
-			cause = s.Message()
+			cause = plain(s.Message())
 		}
 	}
 	return &unusable{e.String(), cause, remedy, err}

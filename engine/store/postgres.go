@@ -439,12 +439,13 @@ func (l *link) ready(ctx context.Context) error {
 
 var errNoMaster = errors.New("no master is known to write to")
 
-// prepare makes the session one in which names mean what they say, a commit is on the disk, and the loser of a race is told
-// so by the count of rows, not by an error.
+// prepare makes the session one in which names mean what they say, values come as the driver reads them, a commit is on the
+// disk, and the loser of a race is told so by the count of rows, not by an error.
 func (l *link) prepare(ctx context.Context) error {
 	_, err := l.conn.Exec(ctx, `SELECT pg_catalog.set_config('search_path', '', false),
 		pg_catalog.set_config('default_transaction_isolation', 'read committed', false),
 		pg_catalog.set_config('statement_timeout', $1::text, false),
+		pg_catalog.set_config('bytea_output', 'hex', false), pg_catalog.set_config('client_encoding', 'UTF8', false),
 		CASE WHEN pg_catalog.current_setting('synchronous_commit') OPERATOR(pg_catalog.=) 'off'
 			THEN pg_catalog.set_config('synchronous_commit', 'local', false) END`,
 		pgx.QueryExecModeExec, fmt.Sprint(l.timeout.Milliseconds()))
