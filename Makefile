@@ -28,7 +28,8 @@ build: ## build bin/converge
 	@bin/converge version
 
 test: tools servers ## run every test but the matrix, with real PostgreSQL servers (as root: all of it)
-	go test -timeout 30m $$(go list ./... | grep -v /fixtures/matrix)
+	go test -timeout 30m $$(go list ./... | grep -v -e /fixtures/matrix -e /fixtures/lab -e /fixtures/environment -e /engine/store)
+	go test -timeout 30m -p 1 ./engine/store ./fixtures/lab/... ./fixtures/environment
 
 check: ## gofmt, go vet, staticcheck, the house rules, the recipes' form and the documentation
 	@unformatted=$$(gofmt -l cmd engine fixtures recipes resources); test -z "$$unformatted" || \
