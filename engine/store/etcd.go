@@ -434,7 +434,7 @@ func (e *Etcd) fail(err error) error {
 	var nobody *unreached
 	switch {
 	case errors.As(err, &nobody):
-		if cause = nobody.cause; strings.HasPrefix(cause, "dial ") {
+		if cause = nobody.cause; !strings.HasPrefix(cause, "authentication handshake failed") {
 			remedy = "does it run, and is this the right address?"
 		}
 	case errors.Is(err, rpctypes.ErrNoSpace):

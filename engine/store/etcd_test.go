@@ -111,7 +111,7 @@ func TestEtcdConfig(t *testing.T) {
 	s := openEtcd(t, EtcdConfig{Endpoints: []string{"https://127.0.0.1:1", "https://127.0.0.1:2"}, Username: "u", Password: password, Timeout: time.Second})
 	soon(t, 1500*time.Millisecond, "nobody there", func() {
 		_, err := s.Get(background(t), "a")
-		wantError(t, err, ErrUnavailable, "etcd at https://127.0.0.1:1, https://127.0.0.1:2: dial tcp 127.0.0.1:", "does it run, and is this the right address?")
+		wantError(t, err, ErrUnavailable, "etcd at https://127.0.0.1:1, https://127.0.0.1:2: ", "does it run, and is this the right address?")
 		if strings.Contains(fmt.Sprintf("%+v", err), "c4n4ry") {
 			t.Errorf("a password: %v", err)
 		}
