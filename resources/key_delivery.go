@@ -123,7 +123,11 @@ func (k *KeyDelivery) Converge(ctx context.Context, h *engine.Host) error {
 		p.versions[key.Name] = key.Version
 	}
 	for _, n := range k.needs {
-		if err := p.node(ctx, n); err != nil {
+		err := p.node(ctx, n)
+		if engine.IsRefused(err) {
+			return err
+		}
+		if err != nil {
 			h.Fail(fmt.Errorf("%s gets nothing: %w", n.Node.Name, err))
 		}
 	}
@@ -160,6 +164,9 @@ func (p *publisher) there(ctx context.Context, key string) (stored, error) {
 	var r *bundle.Refused
 	if errors.As(s.refused, &r) && r.Kind == bundle.Expired {
 		s.refused = nil // it is due
+	}
+	if s.refused == nil && s.statement.Epoch > p.epoch {
+		return s, &engine.RefusedError{Reason: fmt.Sprintf("%s has published %s in epoch %d, and this node had the authority in epoch %d: it was taken over while this run was under way, and this node issues nothing any more", s.statement.From, key, s.statement.Epoch, p.epoch)}
 	}
 	if s.refused != nil {
 		p.h.Warn(fmt.Sprintf("%s in %s was not what this node, or one that had the authority before, put there (%v): it is made anew", key, p.site.Delivery.Store, s.refused))
