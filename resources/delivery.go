@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
@@ -25,6 +26,8 @@ type Delivery struct {
 	Store store.Store
 	Needs []Needs // on the authority: what each node is to have, by the recipe; in declared order
 	New   bool    // on the authority: it never had a store, so one that is not there yet is one to be made
+
+	away atomic.Pointer[unreachable] // what this run has found out about the store
 
 	Published *Published // what the authority remembers of the statements that it made; nil: nothing
 }
@@ -266,10 +269,24 @@ type stored struct {
 	refused   error         // what is there is not taken, and why
 }
 
+// An unreachable is why the store could not be asked.
+type unreachable struct{ err error }
+
+// asked remembers that the store could not be reached: each further call of the same run would wait as long as that one did.
+func (d *Delivery) asked(err error) error {
+	if errors.Is(err, store.ErrUnavailable) && !errors.Is(err, store.ErrNotMade) {
+		d.away.CompareAndSwap(nil, &unreachable{err})
+	}
+	return err
+}
+
 // get reads and judges a statement. The error is about the store.
 func (d *Delivery) get(ctx context.Context, w bundle.Wanted) (stored, []byte, error) {
+	if u := d.away.Load(); u != nil {
+		return stored{}, nil, u.err
+	}
 	e, err := d.Store.Get(ctx, w.Key)
-	switch {
+	switch d.asked(err); {
 	case errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrNotMade) && d.New:
 		return stored{}, nil, nil
 	case err != nil:
@@ -281,7 +298,11 @@ func (d *Delivery) get(ctx context.Context, w bundle.Wanted) (stored, []byte, er
 
 // list returns the keys that begin with prefix.
 func (d *Delivery) list(ctx context.Context, prefix string) ([]store.Key, error) {
+	if u := d.away.Load(); u != nil {
+		return nil, u.err
+	}
 	keys, err := d.Store.List(ctx, prefix)
+	d.asked(err)
 	if errors.Is(err, store.ErrNotMade) && d.New {
 		return nil, nil
 	}
