@@ -52,6 +52,9 @@ func (a *CertAuthority) receive(ctx context.Context, h *engine.Host) error {
 	if err := a.strayKeys(h, now.roots); err != nil {
 		return err
 	}
+	if _, err := a.site.identity(h); err != nil {
+		h.Warn(err.Error()) // nothing has to be opened today, and the next key could not be
+	}
 	h.Explain(fmt.Sprintf("take what %s has issued for this node", now.statement.From), fmt.Sprintf("it is of %s", now.statement.Made.Format("2006-01-02 15:04:05")))
 	if err := h.WriteFile(a.receivedFile(), text, engine.Attr{Mode: 0o600}, engine.NoDiff); err != nil {
 		return err
