@@ -87,14 +87,8 @@ func (a *CertAuthority) kept(h *engine.Host) (*received, []byte, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w; move it away, and it is fetched anew", a.receivedFile(), err)
 	}
-	if a.isHolder(r) {
-		return nil, nil, nil // of the time before this node had the authority itself
-	}
 	return r, text, nil
 }
-
-// isHolder says whether a statement is this node's own.
-func (a *CertAuthority) isHolder(r *received) bool { return r.statement.From == a.site.Node.Name }
 
 // fetch gets a statement from the store, and nil where it has none that is newer or better than the one that is kept.
 func (a *CertAuthority) fetch(ctx context.Context, h *engine.Host, old *received, mine record) ([]byte, error) {
@@ -106,7 +100,7 @@ func (a *CertAuthority) fetch(ctx context.Context, h *engine.Host, old *received
 	if mine.Epoch > w.Seen.Epoch {
 		w.Seen = bundle.Seen{Epoch: mine.Epoch}
 	}
-	there, text, err := d.get(ctx, w)
+	there, text, err := d.get(ctx, h, w)
 	switch {
 	case err != nil && old == nil:
 		return nil, err

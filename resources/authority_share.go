@@ -66,7 +66,7 @@ func (a *CertAuthority) share(ctx context.Context, h *engine.Host) error {
 		return err
 	}
 	d.New = d.New || mine.Epoch == 0
-	there, _, err := d.get(ctx, bundle.Wanted{Environment: a.site.Environment.Name, Key: authorityEntry, Signers: a.databases()})
+	there, _, err := d.get(ctx, h, bundle.Wanted{Environment: a.site.Environment.Name, Key: authorityEntry, Signers: a.databases()})
 	here, localErr := a.local(h)
 	switch {
 	case localErr != nil:
@@ -129,7 +129,7 @@ func (a *CertAuthority) announce(h *engine.Host, mine record) error {
 		return err
 	}
 	d := a.site.Delivery
-	h.Act(engine.Action{Kind: engine.OpPublish, Path: authorityEntry, Note: "epoch 1", Do: func(ctx context.Context) error {
+	h.Act(engine.Action{Kind: engine.OpPublish, Path: authorityEntry, Note: fmt.Sprintf("epoch %d", epoch), Do: func(ctx context.Context) error {
 		_, err := d.put(ctx, authorityEntry, 0, text)
 		if errors.Is(err, store.ErrExists) {
 			return &engine.Refusal{Paths: []string{a.keyFile(), a.recordFile()}, Err: fmt.Errorf("%w: the environment has an authority already, and this node's own is taken back", err)}
@@ -265,7 +265,7 @@ var errNoEscrow = errors.New("its key was not put in escrow for this node")
 // fromEscrow opens the authority's key that was sealed to this node.
 func (a *CertAuthority) fromEscrow(ctx context.Context, h *engine.Host, holder string) (pki.PrivateKey, error) {
 	key := escrowEntries + a.site.Node.Name
-	there, _, err := a.site.Delivery.get(ctx, bundle.Wanted{Environment: a.site.Environment.Name, Key: key, Signers: a.databases()})
+	there, _, err := a.site.Delivery.get(ctx, h, bundle.Wanted{Environment: a.site.Environment.Name, Key: key, Signers: a.databases()})
 	if err == nil {
 		err = there.refused
 	}

@@ -280,12 +280,13 @@ func (d *Delivery) asked(err error) error {
 	return err
 }
 
-// get reads and judges a statement. The error is about the store.
-func (d *Delivery) get(ctx context.Context, w bundle.Wanted) (stored, []byte, error) {
+// get reads and judges a statement. The error is about the store. What is there is among what a saved plan was made from.
+func (d *Delivery) get(ctx context.Context, h *engine.Host, w bundle.Wanted) (stored, []byte, error) {
 	if u := d.away.Load(); u != nil {
 		return stored{}, nil, u.err
 	}
 	e, err := d.Store.Get(ctx, w.Key)
+	h.Observe("in the store: "+w.Key, fmt.Sprint(e.Version))
 	switch d.asked(err); {
 	case errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrNotMade) && d.New:
 		return stored{}, nil, nil
@@ -297,11 +298,12 @@ func (d *Delivery) get(ctx context.Context, w bundle.Wanted) (stored, []byte, er
 }
 
 // list returns the keys that begin with prefix.
-func (d *Delivery) list(ctx context.Context, prefix string) ([]store.Key, error) {
+func (d *Delivery) list(ctx context.Context, h *engine.Host, prefix string) ([]store.Key, error) {
 	if u := d.away.Load(); u != nil {
 		return nil, u.err
 	}
 	keys, err := d.Store.List(ctx, prefix)
+	h.Observe("in the store: "+prefix, fmt.Sprint(keys))
 	d.asked(err)
 	if errors.Is(err, store.ErrNotMade) && d.New {
 		return nil, nil

@@ -31,7 +31,7 @@ type network struct {
 	roles map[string]string // by node
 	keys  map[string]ed25519.PrivateKey
 	var_  string
-	store *store.Dir
+	store store.Store
 	now   time.Time
 }
 
@@ -146,6 +146,15 @@ func (n *network) apply(name string) *engine.Report { return n.applyAs(name, n.r
 // applyAs is one run of a node that takes itself for something: its own copy of the file says so.
 func (n *network) applyAs(name, role string) *engine.Report {
 	n.t.Helper()
+	e, graph := n.open(name, role)
+	rep, err := e.Apply(context.Background(), graph, engine.Options{MaxDisruption: engine.Restart})
+	n.check(err)
+	return rep
+}
+
+// open is what a run on a node is about.
+func (n *network) open(name, role string) (*engine.Engine, *engine.Graph) {
+	n.t.Helper()
 	env := n.environment()
 	for i := range env.Nodes {
 		if env.Nodes[i].Name == name {
@@ -155,7 +164,7 @@ func (n *network) applyAs(name, role string) *engine.Report {
 	node := env.Nodes[slices.IndexFunc(env.Nodes, func(n recipe.Node) bool { return n.Name == name })]
 	d, err := disk.Open(n.path(name, ""))
 	n.check(err)
-	defer d.Close()
+	n.t.Cleanup(func() { d.Close() })
 	state, err := engine.OpenState(d, "/var/lib/converge")
 	n.check(err)
 	accounts := engine.NewAccounts(d)
@@ -182,10 +191,9 @@ func (n *network) applyAs(name, role string) *engine.Report {
 	if diags.HasErrors() {
 		n.t.Fatal(diags)
 	}
+	graph.Environment, graph.Node, graph.Role = env.Name, name, role
 	e := &engine.Engine{Disk: d, State: state, Now: func() time.Time { return n.now }, Rand: rand.Reader, Parallelism: 2}
-	rep, err := e.Apply(context.Background(), graph, engine.Options{MaxDisruption: engine.Restart})
-	n.check(err)
-	return rep
+	return e, graph
 }
 
 // ok wants a run without failures, and with this many changes when that is not negative.
@@ -486,4 +494,103 @@ func TestStatementsEnd(t *testing.T) {
 	if len(rep.Warnings) > 0 {
 		t.Errorf("got %v", rep.Warnings)
 	}
+}
+
+// A breakingStore fails at one of its writes: it is done, or it is not, and the node hears in both cases that it is not known.
+type breakingStore struct {
+	store.Store
+	left int // writes that go well first
+	done bool
+}
+
+func (s *breakingStore) Create(ctx context.Context, key string, value []byte) (store.Version, error) {
+	return s.write(func() (store.Version, error) { return s.Store.Create(ctx, key, value) })
+}
+
+func (s *breakingStore) Swap(ctx context.Context, key string, old store.Version, value []byte) (store.Version, error) {
+	return s.write(func() (store.Version, error) { return s.Store.Swap(ctx, key, old, value) })
+}
+
+func (s *breakingStore) write(do func() (store.Version, error)) (store.Version, error) {
+	if s.left--; s.left >= 0 {
+		return do()
+	}
+	if s.left == -1 && s.done {
+		if _, err := do(); err != nil {
+			return 0, err
+		}
+	}
+	return 0, fmt.Errorf("cut off: %w", store.ErrUnavailable)
+}
+
+// Init makes the folder.
+func (s *breakingStore) Init(ctx context.Context) error {
+	return s.Store.(interface{ Init(context.Context) error }).Init(ctx)
+}
+
+// Row 5: whatever write to the store a run breaks off at, the next one goes on with the same authority, and everybody gets
+// there. It is so for the first run of a master and for a takeover.
+func TestBrokenOffAtEachWrite(t *testing.T) {
+	for _, first := range []bool{true, false} {
+		for _, done := range []bool{false, true} {
+			for writes, more := 0, true; more; writes++ {
+				n := newNetwork(t, `escrow = ["db2"]`, "db1:db_master", "db2:db_replica", "app1:app")
+				whole, master := n.store, "db1"
+				if !first {
+					n.settle("db1", "db2", "app1")
+					n.roles["db1"], n.roles["db2"], master = "db_replica", "db_master", "db2"
+				}
+				broken := &breakingStore{Store: whole, left: writes, done: done}
+				n.store = broken
+				rep := n.apply(master)
+				more = broken.left < 0
+				if more != (len(rep.Failures) > 0) {
+					t.Errorf("first %v, done %v, after %d writes: failures %v", first, done, writes, failureTexts(rep))
+				}
+				before := ""
+				if b, err := os.ReadFile(n.path("db1", "etc/converge/authority/ca.key")); err == nil {
+					before = string(b)
+				}
+				n.store = whole
+				if first {
+					n.settle("db1", "db2", "app1")
+				} else {
+					n.settle("db2", "app1")
+				}
+				if after := n.read(master, "etc/converge/authority/ca.key"); before != "" && after != before {
+					t.Errorf("first %v, done %v, after %d writes: another authority", first, done, writes)
+				}
+			}
+		}
+	}
+}
+
+// A saved plan was made from what the store had: when that has changed, it is refused.
+func TestSavedPlanKnowsTheStore(t *testing.T) {
+	n := newNetwork(t, "", "db1:db_master", "app1:app")
+	n.settle("db1", "app1")
+	n.check(os.Chmod(n.path("app1", "home/deploy/.postgresql/postgresql.key"), 0o644))
+	o := engine.Options{MaxDisruption: engine.Restart}
+	saved := func() *engine.SavedPlan {
+		e, graph := n.open("app1", "app")
+		p, err := e.Plan(context.Background(), graph, o)
+		n.check(err)
+		s, err := p.Save(n.now)
+		n.check(err)
+		return s
+	}
+	stale := saved()
+	n.overwrite("node/app1", []byte("x"))
+	n.ok(n.apply("db1"), 1)
+	o.Only = stale
+	e, graph := n.open("app1", "app")
+	if _, err := e.Apply(context.Background(), graph, o); !engine.IsRefused(err) {
+		t.Errorf("got %v", err)
+	}
+	o.Only = nil
+	o.Only = saved()
+	e, graph = n.open("app1", "app")
+	rep, err := e.Apply(context.Background(), graph, o)
+	n.check(err)
+	n.ok(rep, 2)
 }

@@ -115,7 +115,7 @@ func (k *KeyDelivery) Converge(ctx context.Context, h *engine.Host) error {
 		return err
 	}
 	p.epoch = record.Epoch
-	known, err := d.list(ctx, nodeEntries)
+	known, err := d.list(ctx, h, nodeEntries)
 	if err != nil {
 		return fmt.Errorf("nothing is delivered: %w", err)
 	}
@@ -132,7 +132,10 @@ func (k *KeyDelivery) Converge(ctx context.Context, h *engine.Host) error {
 		}
 	}
 	for _, err := range []error{p.removed(ctx, known), p.deposit(ctx)} {
-		if err != nil {
+		switch {
+		case engine.IsRefused(err):
+			return err
+		case err != nil:
 			h.Fail(err)
 		}
 	}
@@ -160,7 +163,7 @@ type publisher struct {
 func (p *publisher) there(ctx context.Context, key string) (stored, error) {
 	signers := p.site.signers(func(n recipe.Node) bool { return hasDatabase(n.Role) })
 	w := bundle.Wanted{Environment: p.site.Environment.Name, Key: key, Signers: signers, Seen: p.site.Delivery.Published.last(key), Now: p.h.Now()}
-	s, _, err := p.site.Delivery.get(ctx, w)
+	s, _, err := p.site.Delivery.get(ctx, p.h, w)
 	var r *bundle.Refused
 	if errors.As(s.refused, &r) && r.Kind == bundle.Expired {
 		s.refused = nil // it is due
@@ -349,7 +352,7 @@ func (p *publisher) server(ctx context.Context, n Needs, old string) (string, er
 		return "", nil
 	}
 	self := p.site.signers(func(other recipe.Node) bool { return other.Name == n.Node.Name })
-	s, _, err := p.site.Delivery.get(ctx, bundle.Wanted{Environment: p.site.Environment.Name, Key: requestEntries + n.Node.Name, Signers: self})
+	s, _, err := p.site.Delivery.get(ctx, p.h, bundle.Wanted{Environment: p.site.Environment.Name, Key: requestEntries + n.Node.Name, Signers: self})
 	if err != nil || s.version == 0 {
 		return old, err
 	}
@@ -369,7 +372,7 @@ func (p *publisher) server(ctx context.Context, n Needs, old string) (string, er
 		old = body.Certificate
 	}
 	if cert, err := pki.ParseCertificate([]byte(old)); err == nil && len(pki.Wrong(cert, request, p.cert, spec, p.h.Now(), n.Server.leaf.renew.before)) == 0 {
-		return old, nil
+		return string(cert.PEM()), nil
 	}
 	cert, err := p.issuer.issue(p.h, p.cert, request, spec)
 	if err != nil {
@@ -419,7 +422,7 @@ func orNone(names []string, none string) string {
 
 // deposit puts the authority's key in escrow for the nodes that may take over, and takes it back from others.
 func (p *publisher) deposit(ctx context.Context) error {
-	known, err := p.site.Delivery.list(ctx, escrowEntries)
+	known, err := p.site.Delivery.list(ctx, p.h, escrowEntries)
 	if err != nil {
 		return err
 	}

@@ -250,7 +250,7 @@ func (k *ServerKey) certificateOf(h *engine.Host, key pki.PrivateKey) string {
 func (k *ServerKey) request(ctx context.Context, h *engine.Host, key pki.PrivateKey, needed bool) error {
 	d, name := k.site.Delivery, requestEntries+k.site.Node.Name
 	self := k.site.signers(func(n recipe.Node) bool { return n.Name == k.site.Node.Name })
-	there, _, err := d.get(ctx, bundle.Wanted{Environment: k.site.Environment.Name, Key: name, Signers: self})
+	there, _, err := d.get(ctx, h, bundle.Wanted{Environment: k.site.Environment.Name, Key: name, Signers: self})
 	switch {
 	case err != nil && !needed:
 		return nil // the step of the authority has said it
