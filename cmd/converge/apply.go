@@ -30,6 +30,9 @@ applied, once; when anything that it was made from has changed since, nothing is
 			if f.dryRun && len(args) > 0 {
 				return usage("--dry-run with a plan file: the file already says what would be done")
 			}
+			if f.wait > 0 && len(args) > 0 {
+				return usage("--wait with a plan file: a plan is good for one run, and waiting may take two")
+			}
 			if f.dryRun {
 				return a.plan(cmd, f)
 			}
@@ -103,12 +106,10 @@ func (a *app) applyOnce(ctx, patience context.Context, args []string, f runFlags
 	}
 	a.followLong(s.engine)
 	rep, err = s.engine.Apply(ctx, s.graph, o)
-	if err == nil {
-		err = s.rememberPublished()
-	}
 	if err != nil {
 		return s, nil, false, err
 	}
+	a.rememberPublished(s)
 	return s, rep, f.wait > 0 && onlyLate(rep) && a.waited(patience, s, known), nil
 }
 

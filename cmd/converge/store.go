@@ -56,31 +56,28 @@ func (s *site) openStore() (store.Store, error) {
 	if s.env.Store == nil {
 		return store.OpenDir(defaultStoreDir)
 	}
-	decode := func(into any) error {
-		if diags := s.env.Store.Decode(into); diags.HasErrors() {
-			return &diagnosticsError{diags, s.env.Files}
-		}
-		return nil
-	}
-	switch s.env.Store.Kind {
-	case "dir":
-		var a dirArguments
-		if err := decode(&a); err != nil {
-			return nil, err
-		}
-		return store.OpenDir(a.Path)
-	case "etcd":
-		var a etcdArguments
-		if err := decode(&a); err != nil {
-			return nil, err
-		}
-		return openEtcd(a)
-	}
-	var a postgresArguments
-	if err := decode(&a); err != nil {
+	arguments, err := storeArguments(s.env)
+	if err != nil {
 		return nil, err
 	}
-	return s.openPostgresStore(a)
+	switch a := arguments.(type) {
+	case *dirArguments:
+		return store.OpenDir(a.Path)
+	case *etcdArguments:
+		return openEtcd(*a)
+	case *postgresArguments:
+		return s.openPostgresStore(*a)
+	}
+	panic("converge: no store of the kind " + s.env.Store.Kind)
+}
+
+// storeArguments reads the store block of an environment: a pointer to the arguments of its kind.
+func storeArguments(env *recipe.Environment) (any, error) {
+	into := map[string]any{"dir": &dirArguments{}, "etcd": &etcdArguments{}, "postgres": &postgresArguments{}}[env.Store.Kind]
+	if diags := env.Store.Decode(into); diags.HasErrors() {
+		return nil, &diagnosticsError{diags, env.Files}
+	}
+	return into, nil
 }
 
 func text(p *string) string {
@@ -217,12 +214,16 @@ func (s *site) dialStore(ctx context.Context, a postgresArguments, master netip.
 // publishedCache is the name of what the authority remembers of what it published.
 const publishedCache = "published"
 
-// rememberPublished keeps, after an apply, what the authority knows of the statements in the store.
-func (s *site) rememberPublished() error {
-	if d := s.types.Delivery; d != nil && d.Published != nil && d.Published.Changed {
-		return s.engine.State.WriteCache(publishedCache, d.Published.Entries)
+// rememberPublished keeps, after an apply, what the authority knows of the statements in the store. Without it the next
+// run reads more, and that is all.
+func (a *app) rememberPublished(s *site) {
+	d := s.types.Delivery
+	if d == nil || d.Published == nil || !d.Published.Changed {
+		return
 	}
-	return nil
+	if err := s.engine.State.WriteCache(publishedCache, d.Published.Entries); err != nil {
+		fmt.Fprintf(a.stderr, "converge: warning: what was published is not remembered, and the next run takes longer: %v\n", err)
+	}
 }
 
 // closeStore ends the store's connections.

@@ -29,6 +29,11 @@ func (a *app) validate() error {
 	if err != nil {
 		return err
 	}
+	if env.Store != nil {
+		if _, err := storeArguments(env); err != nil {
+			return err
+		}
+	}
 	sources, err := a.recipeSources()
 	if err != nil {
 		return err
