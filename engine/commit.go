@@ -22,12 +22,14 @@ func (r *run) commit(ctx context.Context, s *Step, ops []*Op) ([]Event, error) {
 		return nil, err
 	}
 	if files := fileOps(ops); len(files) > 0 {
-		owed, err := r.ledger.owe(s)
-		if err != nil {
-			return nil, err
-		}
-		for _, o := range owed {
-			events = append(events, Event{Event: EventOwe, Address: s.Address, Owed: &o})
+		if concernsServices(files) {
+			owed, err := r.ledger.owe(s)
+			if err != nil {
+				return nil, err
+			}
+			for _, o := range owed {
+				events = append(events, Event{Event: EventOwe, Address: s.Address, Owed: &o})
+			}
 		}
 		if err := r.commitFiles(s.Address, files); err != nil {
 			return events, err

@@ -231,6 +231,9 @@ func Sensitive(o *Op) { o.Sensitive = true }
 // NoDiff marks content that is no text for people, such as a certificate.
 func NoDiff(o *Op) { o.noDiff = true }
 
+// Aside marks a file that no service reads, such as a key that waits for its certificate: nothing is owed for it.
+func Aside(o *Op) { o.aside = true }
+
 // Note adds what the operator should know about the change.
 func Note(text string) WriteOption { return func(o *Op) { o.Note = text } }
 

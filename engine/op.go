@@ -39,6 +39,7 @@ type Op struct {
 	uid, gid      int
 	was           string
 	noDiff        bool
+	aside         bool // no service reads the file
 	before, after node
 	splices       []Splice // how before became after, where the resource said so
 	act           func(context.Context) error

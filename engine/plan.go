@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // A Change is what one step does.
@@ -136,7 +137,7 @@ func (r *run) plan(ctx context.Context, s *Step) outcome {
 	for p, n := range h.staged {
 		r.files.set(p, n)
 	}
-	if changesFiles(h.ops) {
+	if concernsServices(h.ops) {
 		if _, err := r.ledger.owe(s); err != nil {
 			return failed(s, err)
 		}
@@ -185,13 +186,9 @@ func (r *run) settleDebts(s *Step, h *Host, events *[]Event) error {
 	return nil
 }
 
-func changesFiles(ops []*Op) bool {
-	for _, o := range ops {
-		if !o.acts() {
-			return true
-		}
-	}
-	return false
+// concernsServices says whether operations change a file that services could read.
+func concernsServices(ops []*Op) bool {
+	return slices.ContainsFunc(ops, func(o *Op) bool { return !o.acts() && !o.aside })
 }
 
 func acts(ops []*Op) bool {

@@ -121,3 +121,23 @@ func TestReaderThatIsNoService(t *testing.T) {
 type readingToy struct{ toy }
 
 func (readingToy) Reads() []string { return []string{"/vault"} }
+
+// A file that no service reads makes nobody owe anything; with another one beside it the step does.
+func TestAside(t *testing.T) {
+	for content, owed := range map[string]int{"": 0, "x": 1} {
+		b := newBench(t)
+		b.add("key", &toy{targets: []Target{{Path: "/next"}, {Path: "/key"}}, do: func(_ context.Context, h *Host) error {
+			if err := h.WriteFile("/next", []byte("n"), mine(0o600), Aside); err != nil || content == "" {
+				return err
+			}
+			return h.WriteFile("/key", []byte(content), mine(0o600))
+		}})
+		b.addService("toyd", &toyService{toy{do: func(context.Context, *Host) error { return nil }}}, "key")
+		if p := b.plan(); len(p.Owed) != owed {
+			t.Errorf("%q: a plan owes %v", content, p.Owed)
+		}
+		if rep := b.apply(); len(rep.Owed) != owed || len(rep.Changes) != 1 {
+			t.Errorf("%q: %+v", content, rep)
+		}
+	}
+}

@@ -180,7 +180,7 @@ func (k *ServerKey) ask(ctx context.Context, h *engine.Host) error {
 			if err := k.leaf.deliver(h, cert, func() (pki.PrivateKey, error) { return key, nil }); err != nil {
 				return err
 			}
-			if err := h.Remove(k.nextKeyFile(), engine.NoDiff); err != nil {
+			if err := h.Remove(k.nextKeyFile(), engine.NoDiff, engine.Aside); err != nil {
 				return err
 			}
 			return k.request(ctx, h, key, false)
@@ -230,7 +230,7 @@ func (k *ServerKey) makeNext(h *engine.Host, next pki.PrivateKey) (pki.PrivateKe
 	if err != nil {
 		return key, err
 	}
-	return key, h.WriteSecret(k.nextKeyFile(), engine.NewSecret(key.PEM()), rootSecret, engine.Generated)
+	return key, h.WriteSecret(k.nextKeyFile(), engine.NewSecret(key.PEM()), rootSecret, engine.Generated, engine.Aside)
 }
 
 // certificateOf is the certificate on the disk, where it is for this key.
