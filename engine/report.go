@@ -34,9 +34,10 @@ type Event struct {
 	Change  *Change    `json:"change,omitempty"`
 	Owed    *Owed      `json:"owed,omitempty"`
 	Error   string     `json:"error,omitempty"`
-	Cause   string     `json:"cause,omitempty"` // of a skip: the step that failed
-	Until   *time.Time `json:"until,omitempty"` // of a wait
-	Stack   string     `json:"-"`               // of a bug
+	NotYet  bool       `json:"not_yet,omitempty"` // of a fail: the step waits for another node
+	Cause   string     `json:"cause,omitempty"`   // of a skip: the step that failed
+	Until   *time.Time `json:"until,omitempty"`   // of a wait
+	Stack   string     `json:"-"`                 // of a bug
 }
 
 // A Result is how an apply ended.

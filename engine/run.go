@@ -286,7 +286,7 @@ func failedAt(s *Step, h *Host, err error) outcome {
 // failed is the outcome of a step with an error.
 func failed(s *Step, err error) outcome {
 	var panicked *PanicError
-	ev := Event{Event: EventFail, Address: s.Address, Error: Redact(err.Error())}
+	ev := Event{Event: EventFail, Address: s.Address, Error: Redact(err.Error()), NotYet: IsNotYet(err)}
 	if errors.As(err, &panicked) {
 		ev.Stack = panicked.Stack
 	}

@@ -252,6 +252,10 @@ func (r *rollout) tellEvent(n recipe.Node, line []byte) {
 			r.tell(n.Name, "change %s: %s", ev.Address, ev.Change.Summary)
 		}
 	case engine.EventFail:
+		if ev.NotYet {
+			r.tell(n.Name, "%s waits: %s", ev.Address, ev.Error)
+			return
+		}
 		r.tell(n.Name, "fail %s: %s", ev.Address, ev.Error)
 	case engine.EventSkip:
 		r.tell(n.Name, "skip %s, because of %s", ev.Address, ev.Cause)
