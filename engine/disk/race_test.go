@@ -29,7 +29,17 @@ func helperSwap() int {
 	b := filepath.Join(os.Getenv("DISK_ROOT"), names[1])
 	for {
 		unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE)
+		if os.Getenv("DISK_SWAP") == "fifo" && !isFIFO(a) && !isFIFO(b) {
+			// The switch can replace her FIFO in the moment after it looked, and the race would be over: she makes another.
+			os.Remove(a)
+			unix.Mkfifo(a, 0o600)
+		}
 	}
+}
+
+func isFIFO(p string) bool {
+	info, err := os.Lstat(p)
+	return err == nil && info.Mode()&fs.ModeNamedPipe != 0
 }
 
 // A user swaps links, FIFOs and folders in his own home while root reads, writes, makes, gives away and removes there
