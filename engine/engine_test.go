@@ -450,3 +450,25 @@ func TestRestartWaitsForItsWindow(t *testing.T) {
 		}
 	}
 }
+
+// A step may fill a directory that it declared for that, and nothing beside it.
+func TestBelow(t *testing.T) {
+	b := newBench(t)
+	b.add("archive", &toy{targets: []Target{{Path: "/old", Dir: true, Below: true}}, do: func(_ context.Context, h *Host) error {
+		for _, dir := range []string{"/old", "/old/2026", "/old/2026/alice"} {
+			if err := h.Mkdir(dir, mine(0o700)); err != nil {
+				return err
+			}
+		}
+		return h.WriteFile("/old/2026/alice/key", []byte("old"), mine(0o600))
+	}})
+	b.apply()
+	b.wants("/old/2026/alice/key", "old")
+	b.add("astray", &toy{targets: []Target{{Path: "/old", Dir: true, Below: true}}, do: func(_ context.Context, h *Host) error {
+		return h.WriteFile("/older", []byte("old"), mine(0o600))
+	}})
+	rep := b.apply()
+	if len(rep.Failures) != 1 || !strings.Contains(rep.Failures[0].Error, "not among its targets") {
+		t.Errorf("a step wrote what it had not declared: %+v", rep.Failures)
+	}
+}

@@ -246,6 +246,18 @@ func oneWriter(s, other *Step, path string) *hcl.Diagnostic {
 	}
 }
 
+// below says whether the path lies in a directory of the step's own making that it may fill as it likes.
+func (s *Step) below(p string) bool {
+	for dir := path.Dir(p); ; dir = path.Dir(dir) {
+		if s.targets[dir].Below {
+			return true
+		}
+		if dir == "/" || dir == "." {
+			return false
+		}
+	}
+}
+
 // comesAfter says whether s is ordered behind other.
 func (s *Step) comesAfter(other *Step) bool {
 	s.closeOnce.Do(func() {

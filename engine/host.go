@@ -318,7 +318,7 @@ func (h *Host) mayWrite(path string, dir bool) error {
 	if err := checkPath(path); err != nil {
 		return err
 	}
-	if t, ok := h.step.targets[path]; !ok || t.Dir != dir {
+	if t, ok := h.step.targets[path]; (!ok || t.Dir != dir) && !h.step.below(path) {
 		panic(fmt.Sprintf("engine: %s writes %s, which is not among its targets", h.step.Address, path))
 	}
 	return nil

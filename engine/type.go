@@ -45,6 +45,7 @@ type Target struct {
 	Path   string
 	Dir    bool // a directory that the step makes
 	Shared bool // the step changes only its own part of the file: others may too, one after the other
+	Below  bool // of a directory: and whatever the step puts there under names that only it uses, such as an archive's
 }
 
 // RecipeTypes returns the types as the recipe language knows them.

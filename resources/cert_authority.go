@@ -292,7 +292,28 @@ func (i issuer) issue(h *engine.Host, cert pki.Certificate, key pki.Subject, spe
 	if shortened > 0 {
 		h.Warn(fmt.Sprintf("the certificate ends %d days earlier than declared, on %s, because its authority does: replace the authority in good time", shortened/pki.Day, leaf.NotAfter.Format(time.DateOnly)))
 	}
-	return leaf, nil
+	return leaf, i.record(h, leaf)
+}
+
+// issuedDir has every certificate that the authority has signed, each in a file of its own named by its serial number:
+// what there is to revoke, and to list.
+func (i issuer) issuedDir() string { return path.Join(i.dir, "issued") }
+
+// targets are the files that whoever issues may write.
+func (i issuer) targets() []engine.Target {
+	return []engine.Target{{Path: i.issuedDir(), Dir: true, Below: true}}
+}
+
+// record keeps a certificate among those that were issued.
+func (i issuer) record(h *engine.Host, cert pki.Certificate) error {
+	file := path.Join(i.issuedDir(), fmt.Sprintf("%040x.crt", cert.SerialNumber))
+	if _, err := h.Stat(file); !engine.IsNotExist(err) {
+		return err
+	}
+	if err := h.Mkdir(i.issuedDir(), rootPrivate); err != nil {
+		return err
+	}
+	return h.WriteFile(file, cert.PEM(), rootPublic, engine.NoDiff, engine.Generated, engine.Aside)
 }
 
 // list joins names for people.

@@ -100,6 +100,9 @@ const (
 	escrowEntries  = "escrow/"   // the authority's key, for who may take it over: escrowBody
 )
 
+// Requests is what the keys begin with at which nodes ask the authority: a node without it writes no others.
+const Requests = requestEntries
+
 // NodeEntry is the key of the store at which the authority has what is for a node.
 func NodeEntry(node string) string { return nodeEntries + node }
 

@@ -56,7 +56,10 @@ func (k *KeyDelivery) Prepare(recipe.Block) hcl.Diagnostics {
 			}
 			specs[u.user] = u.leaf.spec
 			l := u.leaf
-			l.issuer, l.places = k.issuer, []place{k.issuer.vault(u.user)}
+			l.issuer, l.places, l.old = k.issuer, []place{k.issuer.vault(u.user)}, k.site.oldUserKeys(u.user)
+			if k.site.Maintenance.user(u.user) {
+				l.asked = k.site.Maintenance
+			}
 			k.vault[u.user] = l
 		}
 	}
@@ -75,7 +78,7 @@ func (k *KeyDelivery) Exports() map[string]cty.Value { return nil }
 
 // Targets returns the files of the keys that it makes itself.
 func (k *KeyDelivery) Targets() []engine.Target {
-	var out []engine.Target
+	out := append(k.site.oldAuthorities().targets(), k.issuer.targets()...)
 	for _, user := range slices.Sorted(maps.Keys(k.vault)) {
 		out = append(out, k.issuer.vault(user).targets()...)
 	}

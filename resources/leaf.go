@@ -1,9 +1,11 @@
 package resources
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 
 	"converge/engine"
 	"converge/resources/pki"
@@ -51,7 +53,9 @@ type leaf struct {
 	spec   pki.LeafSpec
 	renew  renewal
 	places []place
-	what   string // "the server certificate of db1", for people
+	what   string       // "the server certificate of db1", for people
+	old    archive      // where its old keys go
+	asked  *Maintenance // another key is asked for in this run; nil: none is
 }
 
 // found is what stands in one place.
@@ -87,22 +91,78 @@ func (l leaf) converge(h *engine.Host) error {
 			break
 		}
 	}
+	if l.asked != nil && l.asked.pending(l.what, first.cert.Fingerprint()) {
+		good = -1
+		if first, err = l.other(h, authority, first); err != nil {
+			return err
+		}
+	}
 	var fresh []engine.WriteOption
-	if good < 0 {
-		if first, err = l.renewed(h, authority, first); err != nil {
+	if good < 0 && len(first.reasons) > 0 {
+		if first, err = l.renewed(h, authority, bundle, first); err != nil {
 			return err
 		}
 		fresh = []engine.WriteOption{engine.Generated}
 	}
+	if err := l.issuer.record(h, first.cert); err != nil {
+		return err
+	}
+	return l.install(h, first, bundle, fresh)
+}
+
+// install makes a pair stand in every place, with the authorities to trust.
+func (l leaf) install(h *engine.Host, f found, roots []byte, options []engine.WriteOption) error {
 	for _, p := range l.places {
-		if err := p.write(h, first, fresh); err != nil {
+		if err := p.write(h, f, l.old, options); err != nil {
 			return err
 		}
-		if err := l.writeRoots(h, p, bundle); err != nil {
+		if err := l.writeRoots(h, p, roots); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// other is what is to stand in the place of a pair, because somebody asked for it: a new key, or the one before.
+func (l leaf) other(h *engine.Host, authority pki.Certificate, now found) (found, error) {
+	if !l.asked.back() {
+		now.reasons = append(now.reasons, pki.Reason{Kind: askedFor, Text: "a new key is asked for"})
+		return now, nil
+	}
+	before, dir, err := l.before(h, authority)
+	if err != nil {
+		return found{}, err
+	}
+	h.Explain("bring back the key of "+l.what, "asked for; it is in "+dir)
+	return before, nil
+}
+
+// before is the key that was in use before, from the archive, with its certificate.
+func (l leaf) before(h *engine.Host, authority pki.Certificate) (found, string, error) {
+	dir, files, err := l.old.newest(h, l.old.key, l.old.cert)
+	if err != nil {
+		return found{}, "", err
+	}
+	if dir == "" {
+		return found{}, "", fmt.Errorf("no old key of %s is in %s: nothing can be brought back", l.what, path.Join(l.old.site.oldKeys(), l.old.kind))
+	}
+	f := found{}
+	if f.key, err = pki.ParsePrivateKey(files[0]); err != nil {
+		return f, dir, fmt.Errorf("%s: %w", path.Join(dir, l.old.key), err)
+	}
+	if f.cert, err = pki.ParseCertificate(files[1]); err != nil {
+		return f, dir, fmt.Errorf("%s: %w", path.Join(dir, l.old.cert), err)
+	}
+	if !f.key.Fits(authority, l.spec) {
+		return f, dir, fmt.Errorf("the key in %s is %s, and %s is declared: it cannot come back", dir, f.key.Algorithm(), l.spec.Algorithm)
+	}
+	for _, r := range pki.Wrong(f.cert, f.key, authority, l.spec, h.Now(), l.renew.before) {
+		if r.Kind == pki.OtherAuthority {
+			r.Kind = retired // the key is as good as it was: its certificate is made anew
+		}
+		f.reasons = append(f.reasons, r)
+	}
+	return f, dir, nil
 }
 
 // writeRoots puts the authorities to trust beside a key.
@@ -147,15 +207,7 @@ func (l leaf) deliver(h *engine.Host, cert pki.Certificate, key func() (pki.Priv
 			return fmt.Errorf("%s that the authority's node issued is not right: %s; run converge apply there", l.what, r)
 		}
 	}
-	for _, p := range l.places {
-		if err := p.write(h, found{key: have, cert: cert}, nil); err != nil {
-			return err
-		}
-		if err := l.writeRoots(h, p, roots); err != nil {
-			return err
-		}
-	}
-	return nil
+	return l.install(h, found{key: have, cert: cert}, roots, nil)
 }
 
 // copied are the options of a file that is a copy of path.
@@ -201,14 +253,24 @@ func unlessMissing(err error) error {
 // keyIsBad are the reasons for which a new certificate is not enough.
 var keyIsBad = map[pki.Kind]bool{
 	pki.KeyMissing: true, pki.KeyMismatch: true, pki.SharedKey: true, pki.WrongAlgorithm: true, pki.WeakKey: true, pki.OtherAuthority: true,
+	askedFor: true,
 }
 
+// Reasons that no certificate shows.
+const (
+	askedFor pki.Kind = "asked-for" // somebody wants another key
+	retired  pki.Kind = "retired"   // issued by an authority that another one has taken the place of
+)
+
 // renewed issues a certificate: over the old key, so that there is no moment in which the two do not match, unless
-// something is wrong with the key.
-func (l leaf) renewed(h *engine.Host, authority pki.Certificate, old found) (found, error) {
+// something is wrong with the key, or another one is wanted.
+func (l leaf) renewed(h *engine.Host, authority pki.Certificate, roots []byte, old found) (found, error) {
 	key, how := old.key, "renew "+l.what+" over its key"
 	for _, r := range old.reasons {
-		if keyIsBad[r.Kind] {
+		switch {
+		case r.Kind == pki.OtherAuthority && trusted(roots, old.cert):
+			// It comes from the authority that this one takes the place of, and the key is as good as it was.
+		case keyIsBad[r.Kind], r.Kind == pki.InWindow && l.renew.rekey:
 			key = pki.PrivateKey{}
 		}
 	}
@@ -232,7 +294,7 @@ func (l leaf) renewed(h *engine.Host, authority pki.Certificate, old found) (fou
 }
 
 // write stages a pair in a place. What is there already is no operation.
-func (p place) write(h *engine.Host, f found, fresh []engine.WriteOption) error {
+func (p place) write(h *engine.Host, f found, old archive, fresh []engine.WriteOption) error {
 	dir := engine.Attr{Mode: 0o700, UID: p.owner.UID, GID: p.owner.GID}
 	if err := h.Mkdir(p.dir, dir); err != nil {
 		return err
@@ -241,15 +303,43 @@ func (p place) write(h *engine.Host, f found, fresh []engine.WriteOption) error 
 	if err != nil {
 		return err
 	}
-	options := append([]engine.WriteOption{engine.NoDiff}, fresh...)
-	if err := h.WriteSecret(p.keyFile(), engine.NewSecret(key), p.keyMode, options...); err != nil {
+	if err := p.keepOld(h, key, old); err != nil {
 		return err
 	}
 	cert, err := sameCert(h, p.certFile(), f.cert)
 	if err != nil {
 		return err
 	}
-	return h.WriteFile(p.certFile(), cert, p.owner, options...)
+	// The certificate first: clients and servers read it before the key.
+	options := append([]engine.WriteOption{engine.NoDiff}, fresh...)
+	if err := h.WriteFile(p.certFile(), cert, p.owner, options...); err != nil {
+		return err
+	}
+	return h.WriteSecret(p.keyFile(), engine.NewSecret(key), p.keyMode, options...)
+}
+
+// keepOld puts the pair that stands in a place into the archive, when its key is about to be replaced.
+func (p place) keepOld(h *engine.Host, key []byte, old archive) error {
+	there, err := oldFileAt(h, p.keyFile(), true)
+	if err != nil || len(there) == 0 || bytes.Equal(there[0].content, key) {
+		return err
+	}
+	there[0].name = old.key
+	cert, err := oldFileAt(h, p.certFile(), false)
+	if err != nil {
+		return err
+	}
+	for _, c := range cert {
+		c.name = old.cert
+		there = append(there, c)
+	}
+	return old.put(h, there)
+}
+
+// trusted says whether a certificate was issued by one of the authorities in a bundle.
+func trusted(bundle []byte, cert pki.Certificate) bool {
+	roots, err := pki.ParseCertificates(bundle)
+	return err == nil && slices.ContainsFunc(roots, cert.IssuedBy)
 }
 
 // sameKey returns the bytes that stand at path when they hold the key already: an operator's own form of it stays.

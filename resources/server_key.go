@@ -31,14 +31,18 @@ type ServerKey struct {
 	ExpireAt        hcl.Range `hcl:"expire_in_days,attr_value_range"`
 	RenewBeforeDays *int      `hcl:"renew_before_days" doc:"How many days before its end it is renewed. Default: the last third of its life, 30 at the most."`
 	RenewAt         hcl.Range `hcl:"renew_before_days,attr_value_range"`
+	Rekey           bool      `hcl:"rekey,optional" doc:"Whether it is renewed with a new key. Default: the key stays, and no reader ever sees a key and a certificate that do not match."`
 
 	site Site
 	dir  string
 	leaf leaf
 }
 
-// A renewal says when a certificate is issued anew although nothing is wrong with it.
-type renewal struct{ before time.Duration }
+// A renewal says when a certificate is issued anew although nothing is wrong with it, and how.
+type renewal struct {
+	before time.Duration
+	rekey  bool // with a new key
+}
 
 // Prepare checks the arguments.
 func (k *ServerKey) Prepare(b recipe.Block) hcl.Diagnostics {
@@ -66,9 +70,13 @@ func (k *ServerKey) Prepare(b recipe.Block) hcl.Diagnostics {
 			CommonName: k.site.Node.Name, DNSNames: names, IPAddresses: addresses,
 			Usage: pki.Server, Algorithm: kind, Validity: valid,
 		},
-		renew:  renewal{before},
+		renew:  renewal{before, k.Rekey},
 		places: []place{newPlace(k.dir, "server.key", "server.crt", owner.uid, owner.gid)},
 		what:   "the server certificate of " + k.site.Node.Name,
+		old:    k.site.oldServerKeys(),
+	}
+	if k.site.Maintenance.server() {
+		k.leaf.asked = k.site.Maintenance
 	}
 	if !diags.HasErrors() {
 		if err := k.leaf.spec.Check(); err != nil {
@@ -123,11 +131,11 @@ func (k *ServerKey) Exports() map[string]cty.Value {
 
 // Targets returns its files and its directory.
 func (k *ServerKey) Targets() []engine.Target {
-	out := k.leaf.places[0].targets()
+	out := append(k.leaf.places[0].targets(), k.leaf.old.targets()...)
 	if !issues(k.site.Node.Role) {
-		out = append(out, engine.Target{Path: k.nextKeyFile()})
+		return append(out, engine.Target{Path: k.nextKeyFile()})
 	}
-	return out
+	return append(out, k.leaf.issuer.targets()...)
 }
 
 // Converge issues the certificate where it is missing or not as declared; a node without the authority asks for it.
@@ -151,15 +159,15 @@ func (k *ServerKey) specFor(n recipe.Node) pki.LeafSpec {
 	return spec
 }
 
-// ask keeps the server's key on this node: the authority sees a request, and gives the certificate for it.
+// ask keeps the server's key on this node: the authority sees a request, and gives the certificate for it. As long as a key
+// waits for its certificate the request is for that one, and the one in use stays.
 func (k *ServerKey) ask(ctx context.Context, h *engine.Host) error {
 	r, err := k.leaf.issuer.received(h)
 	if err != nil {
 		return err
 	}
-	authority := r.authority()
 	p := k.leaf.places[0]
-	now, err := k.leaf.look(h, p, authority)
+	now, err := k.leaf.look(h, p, r.authority())
 	if err != nil {
 		return err
 	}
@@ -167,23 +175,22 @@ func (k *ServerKey) ask(ctx context.Context, h *engine.Host) error {
 	if err != nil {
 		return err
 	}
-	if r.body.Server != "" {
-		cert, err := pki.ParseCertificate([]byte(r.body.Server))
-		if err != nil {
-			return fmt.Errorf("the server certificate that %s issued: %w", r.statement.From, err)
+	bringBack := false
+	switch wanted := k.leaf.asked != nil && k.leaf.asked.pending(k.leaf.what, now.cert.Fingerprint()); {
+	case wanted && k.leaf.asked.back():
+		bringBack = true
+	case wanted, k.leaf.renew.rekey && slices.ContainsFunc(now.reasons, func(r pki.Reason) bool { return r.Kind == pki.InWindow }):
+		if next, err = k.makeNext(h, next); err != nil {
+			return err
 		}
-		for _, key := range []pki.PrivateKey{now.key, next} {
-			if len(brokenOnly(pki.Wrong(cert, key, authority, k.leaf.spec, h.Now(), 0))) > 0 {
-				continue
-			}
-			h.Explain("install "+k.leaf.what, fmt.Sprintf("%s has issued it, valid until %s", r.statement.From, cert.NotAfter.Format("2006-01-02")))
-			if err := k.leaf.deliver(h, cert, func() (pki.PrivateKey, error) { return key, nil }); err != nil {
-				return err
-			}
-			if err := h.Remove(k.nextKeyFile(), engine.NoDiff, engine.Aside); err != nil {
-				return err
-			}
-			return k.request(ctx, h, key, false)
+	}
+	if bringBack {
+		return k.bringBack(ctx, h, r)
+	}
+	if r.body.Server != "" {
+		done, err := k.accept(ctx, h, r, now, next)
+		if done || err != nil {
+			return err
 		}
 	}
 	key := now.key
@@ -200,7 +207,61 @@ func (k *ServerKey) ask(ctx context.Context, h *engine.Host) error {
 	if len(now.reasons) > 0 {
 		h.Warn(fmt.Sprintf("%s: %s; %s has not issued another one yet: run converge apply there", k.leaf.what, pki.Sentences(now.reasons), r.statement.From))
 	}
-	return k.request(ctx, h, key, false)
+	return k.requestNext(ctx, h, r, key, next)
+}
+
+// accept installs the certificate that the authority has for one of this server's keys; it says whether it was for one.
+func (k *ServerKey) accept(ctx context.Context, h *engine.Host, r *received, now found, next pki.PrivateKey) (bool, error) {
+	cert, err := pki.ParseCertificate([]byte(r.body.Server))
+	if err != nil {
+		return false, fmt.Errorf("the server certificate that %s issued: %w", r.statement.From, err)
+	}
+	for _, key := range []pki.PrivateKey{next, now.key} {
+		if len(brokenOnly(pki.Wrong(cert, key, r.authority(), k.leaf.spec, h.Now(), 0))) > 0 {
+			continue
+		}
+		h.Explain("install "+k.leaf.what, fmt.Sprintf("%s has issued it, valid until %s", r.statement.From, cert.NotAfter.Format("2006-01-02")))
+		if err := k.leaf.deliver(h, cert, func() (pki.PrivateKey, error) { return key, nil }); err != nil {
+			return true, err
+		}
+		if next.Matches(cert) {
+			next = pki.PrivateKey{}
+			if err := h.Remove(k.nextKeyFile(), engine.NoDiff, engine.Aside); err != nil {
+				return true, err
+			}
+		}
+		return true, k.requestNext(ctx, h, r, key, next)
+	}
+	return false, nil
+}
+
+// requestNext keeps the request up that the authority renews from: for the key that waits, or else for the one in use.
+func (k *ServerKey) requestNext(ctx context.Context, h *engine.Host, r *received, key, next pki.PrivateKey) error {
+	if next.IsZero() {
+		return k.request(ctx, h, key, false)
+	}
+	if err := k.request(ctx, h, next, true); err != nil {
+		return err
+	}
+	h.Wait("this server's new key waits for its certificate, and the old one stays in use: run converge apply on %s, then here", r.statement.From)
+	return nil
+}
+
+// bringBack puts the key that was there before in the place of the one in use. Its certificate serves as long as it is
+// good; the authority is asked for another one all the same.
+func (k *ServerKey) bringBack(ctx context.Context, h *engine.Host, r *received) error {
+	before, dir, err := k.leaf.before(h, r.authority())
+	if err != nil {
+		return err
+	}
+	if b := brokenOnly(before.reasons); len(b) > 0 {
+		return fmt.Errorf("the certificate in %s is not right any more: %s", dir, pki.Sentences(b))
+	}
+	h.Explain("bring back the key of "+k.leaf.what, "asked for; it is in "+dir)
+	if err := k.leaf.install(h, before, pki.Bundle(r.roots...), nil); err != nil {
+		return err
+	}
+	return k.request(ctx, h, before.key, true)
 }
 
 // brokenOnly are the reasons for which a certificate cannot be used at all.

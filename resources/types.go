@@ -7,6 +7,7 @@ package resources
 import (
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
@@ -29,6 +30,8 @@ type Site struct {
 	Session       *Session                         // opened to it when this run began; nil when it did not run
 	Interfaces    []netip.Prefix                   // the addresses of the host with the bits of their networks, loopback among them
 	Home          func(user string) (string, bool) // the home directory of an account, if there is one
+	Started       time.Time                        // when this run began
+	Maintenance   *Maintenance                     // what is asked of the keys in this run, beyond keeping them; nil: nothing
 }
 
 // Types returns every type of resource, for one site.

@@ -29,6 +29,7 @@ type UserKey struct {
 	ExpireAt        hcl.Range `hcl:"expire_in_days,attr_value_range"`
 	RenewBeforeDays *int      `hcl:"renew_before_days" doc:"How many days before its end it is renewed. Default: the last third of its life, 30 at the most."`
 	RenewAt         hcl.Range `hcl:"renew_before_days,attr_value_range"`
+	Rekey           bool      `hcl:"rekey,optional" doc:"Whether it is renewed with a new key. Default: the key stays, and no reader ever sees a key and a certificate that do not match."`
 
 	site Site
 	user string
@@ -63,8 +64,12 @@ func (k *UserKey) Prepare(b recipe.Block) hcl.Diagnostics {
 	k.leaf = leaf{
 		issuer: issuerOf(ref),
 		spec:   pki.LeafSpec{CommonName: k.user, Usage: pki.Client, Algorithm: kind, Validity: valid},
-		renew:  renewal{before},
+		renew:  renewal{before, k.Rekey},
 		what:   "the client certificate of " + k.user,
+		old:    k.site.oldUserKeys(k.user),
+	}
+	if k.site.Maintenance.user(k.user) {
+		k.leaf.asked = k.site.Maintenance
 	}
 	return diags
 }
@@ -129,7 +134,10 @@ func (k *UserKey) Targets() []engine.Target {
 	if k.vaulted() {
 		out = append(out, k.leaf.issuer.vault(k.user).targets()...)
 	}
-	return out
+	if issues(k.site.Node.Role) {
+		out = append(out, k.leaf.issuer.targets()...)
+	}
+	return append(out, k.leaf.old.targets()...)
 }
 
 // vaulted says whether other nodes get the key from here.

@@ -276,6 +276,7 @@ func (a *app) evaluate(s *site) error {
 	}
 	s.types.Server, s.types.Environment, s.types.Node = s.server, s.env, s.node
 	s.types.Trials, s.types.AcceptLockout = &resources.Trials{}, a.flags.acceptLockout
+	s.types.Started = s.engine.Now()
 	if s.types.Interfaces, err = interfaces(); err != nil {
 		return err
 	}

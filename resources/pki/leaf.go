@@ -193,6 +193,11 @@ func signedBy(cert, authority Certificate) bool {
 	return authority.CheckSignature(cert.SignatureAlgorithm, cert.RawTBSCertificate, cert.Signature) == nil
 }
 
+// IssuedBy says whether the authority has signed the certificate.
+func (c Certificate) IssuedBy(authority Certificate) bool {
+	return !c.IsZero() && !authority.IsZero() && issuedBy(c, authority) && signedBy(c, authority)
+}
+
 // issuedBy says that the certificate names this authority as its issuer: by name, and by key identifier if it has one.
 func issuedBy(cert, authority Certificate) bool {
 	return bytes.Equal(cert.RawIssuer, authority.RawSubject) &&

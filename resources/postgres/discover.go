@@ -409,6 +409,7 @@ func (d discovery) layout(s *Server) {
 		s.SSLDirectory = path.Join(above, "ssl")
 		s.CustomHBAFile = path.Join(above, "custom_pg_hba.conf")
 		s.KeygenDirectory = path.Join(path.Dir(above), "keygen")
+		s.OldKeysDirectory = path.Join(path.Dir(path.Dir(above)), "old_keys")
 	case LayoutDebian:
 		s.SSLDirectory = path.Join(path.Dir(s.ConfigFile), "ssl")
 		s.CustomHBAFile = path.Join(path.Dir(s.HBAFile), "custom_pg_hba.conf")

@@ -66,7 +66,7 @@ func TestDiscover(t *testing.T) {
 			want: Server{
 				Major: 15, Version: "15", Layout: LayoutDB, DataDirectory: "/db/postgresql/15/data", ConfigFile: "/db/postgresql/15/data/postgresql.conf",
 				HBAFile: "/db/postgresql/15/data/pg_hba.conf", IdentFile: "/db/postgresql/15/data/pg_ident.conf", Port: 5433, SocketDirectory: "/run/pg",
-				SSLDirectory: "/db/postgresql/15/ssl", CustomHBAFile: "/db/postgresql/15/custom_pg_hba.conf", KeygenDirectory: "/db/postgresql/keygen",
+				SSLDirectory: "/db/postgresql/15/ssl", CustomHBAFile: "/db/postgresql/15/custom_pg_hba.conf", KeygenDirectory: "/db/postgresql/keygen", OldKeysDirectory: "/db/old_keys",
 			},
 		},
 		{
@@ -83,7 +83,7 @@ func TestDiscover(t *testing.T) {
 			want: Server{
 				Major: 14, Version: "14", Layout: LayoutDB, DataDirectory: "/db/postgresql/14/data", ConfigFile: "/db/postgresql/14/data/postgresql.conf",
 				HBAFile: "/db/postgresql/14/data/pg_hba.conf", IdentFile: "/db/postgresql/14/data/pg_ident.conf", Port: 5432, SocketDirectory: "/tmp",
-				SSLDirectory: "/db/postgresql/14/ssl", CustomHBAFile: "/db/postgresql/14/custom_pg_hba.conf", KeygenDirectory: "/db/postgresql/keygen",
+				SSLDirectory: "/db/postgresql/14/ssl", CustomHBAFile: "/db/postgresql/14/custom_pg_hba.conf", KeygenDirectory: "/db/postgresql/keygen", OldKeysDirectory: "/db/old_keys",
 			},
 		},
 		{
@@ -95,7 +95,7 @@ func TestDiscover(t *testing.T) {
 				Major: 15, Version: "15", Layout: LayoutDB, DataDirectory: "/db/postgresql/15/data", ConfigFile: "/etc/postgresql/15/main/postgresql.conf",
 				HBAFile: "/etc/postgresql/15/main/pg_hba.conf", IdentFile: "/etc/postgresql/15/main/pg_ident.conf", Port: 5432, SocketDirectory: "/tmp",
 				Cluster: "15/main", Unit: "postgresql@15-main.service",
-				SSLDirectory: "/db/postgresql/15/ssl", CustomHBAFile: "/db/postgresql/15/custom_pg_hba.conf", KeygenDirectory: "/db/postgresql/keygen",
+				SSLDirectory: "/db/postgresql/15/ssl", CustomHBAFile: "/db/postgresql/15/custom_pg_hba.conf", KeygenDirectory: "/db/postgresql/keygen", OldKeysDirectory: "/db/old_keys",
 			},
 		},
 		{

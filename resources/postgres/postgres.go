@@ -78,6 +78,8 @@ type Server struct {
 	SSLDirectory    string // where TLS files go, outside the data directory
 	CustomHBAFile   string // the operator's own rules
 	KeygenDirectory string // /db/postgresql/keygen on that layout; else ""
+
+	OldKeysDirectory string // /db/old_keys on that layout, where keys go that are in use no longer; else ""
 }
 
 // An Owner is the operating system's account of a server.
