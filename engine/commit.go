@@ -4,7 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"converge/engine/disk"
 	"converge/engine/fault"
@@ -22,6 +28,10 @@ func (r *run) commit(ctx context.Context, s *Step, ops []*Op) ([]Event, error) {
 		return nil, err
 	}
 	if files := fileOps(ops); len(files) > 0 {
+		files, err := r.withFolders(s, files)
+		if err != nil {
+			return nil, err
+		}
 		if concernsServices(files) {
 			owed, err := r.ledger.owe(s)
 			if err != nil {
@@ -64,6 +74,39 @@ func fileOps(ops []*Op) []*Op {
 	return files
 }
 
+// withFolders puts what makes folders first, from the top down, and adds those that come with the step's files. Other steps
+// may make the same ones meanwhile.
+func (r *run) withFolders(s *Step, files []*Op) ([]*Op, error) {
+	var folders, rest []*Op
+	seen := map[string]bool{}
+	for _, o := range files {
+		if o.Kind != OpMkdir {
+			rest = append(rest, o)
+			continue
+		}
+		folders, seen[o.Path] = append(folders, o), true
+	}
+	for _, o := range rest {
+		if o.Kind != OpWrite || !s.below(o.Path) {
+			continue
+		}
+		for dir := path.Dir(o.Path); !seen[dir]; dir = path.Dir(dir) {
+			seen[dir] = true
+			now, err := r.files.stat(dir)
+			if err != nil {
+				return nil, err
+			}
+			if now.kind != absent {
+				break
+			}
+			after := node{kind: directory, mode: 0o700, uid: os.Geteuid(), gid: os.Getegid()}
+			folders = append(folders, &Op{Kind: OpMkdir, Path: dir, Mode: after.mode, uid: after.uid, gid: after.gid, before: now, after: after, aside: true, common: true})
+		}
+	}
+	slices.SortStableFunc(folders, func(a, b *Op) int { return strings.Count(a.Path, "/") - strings.Count(b.Path, "/") })
+	return append(folders, rest...), nil
+}
+
 func (r *run) commitFiles(step string, ops []*Op) error {
 	defer func() {
 		for _, o := range ops {
@@ -74,21 +117,11 @@ func (r *run) commitFiles(step string, ops []*Op) error {
 	if err != nil {
 		return err
 	}
-	staged := make([]*disk.Staged, len(ops))
-	for _, o := range ops { // directories first: the files of the others may go there
-		if err == nil && o.Kind == OpMkdir {
-			err = r.switchOp(o, nil)
-		}
-	}
-	for i, o := range ops {
-		if err == nil && rec.Ops[i].Temp != "" {
-			staged[i], err = r.stageOp(o, rec.Ops[i].Temp)
-		}
-	}
-	for i, o := range ops {
-		if err == nil && o.Kind != OpMkdir {
-			err = r.switchOp(o, staged[i])
-		}
+	staged, err := r.prepare(rec, ops)
+	for i := 0; i < len(ops) && err == nil; {
+		n := together(ops[i:], staged[i:])
+		err = r.switchOps(ops[i:i+n], staged[i:i+n])
+		i += n
 	}
 	if err == nil {
 		return r.journal.end(rec, "done")
@@ -99,6 +132,54 @@ func (r *run) commitFiles(step string, ops []*Op) error {
 		}
 	}
 	return r.takeBack(rec, err)
+}
+
+// prepare makes folders, for the files of the others may go there, and lays every new file beside its target. Folders that
+// several steps may make are made by one at a time, and not removed before they hold something.
+func (r *run) prepare(rec *record, ops []*Op) (staged []*disk.Staged, err error) {
+	if slices.ContainsFunc(ops, func(o *Op) bool { return o.common }) {
+		r.folders.Lock()
+		defer r.folders.Unlock()
+	}
+	staged = make([]*disk.Staged, len(ops))
+	for _, o := range ops {
+		if err == nil && o.Kind == OpMkdir {
+			err = r.switchOp(o, nil)
+		}
+	}
+	for i, o := range ops {
+		if err == nil && rec.Ops[i].Temp != "" {
+			staged[i], err = r.stageOp(o, rec.Ops[i].Temp)
+		}
+	}
+	return staged, err
+}
+
+// together returns how many of the first operations are switched as one: files side by side in a folder, such as a key and
+// its certificate.
+func together(ops []*Op, staged []*disk.Staged) int {
+	n := 1
+	for n < len(ops) && n < mostTogether && staged[n] != nil && staged[n-1] != nil && path.Dir(ops[n].Path) == path.Dir(ops[0].Path) {
+		n++
+	}
+	return n
+}
+
+// mostTogether keeps what is between the comparison of a file and its rename short.
+const mostTogether = 8
+
+func (r *run) switchOps(ops []*Op, staged []*disk.Staged) error {
+	if len(ops) > 1 {
+		before := make([]disk.Before, len(ops))
+		for i, o := range ops {
+			before[i] = beforeOf(o.before)
+		}
+		return disk.SwitchTogether(staged, before)
+	}
+	if ops[0].Kind == OpMkdir {
+		return nil // made already
+	}
+	return r.switchOp(ops[0], staged[0])
 }
 
 // stageOp writes the new content beside its target.
@@ -118,7 +199,18 @@ func (r *run) switchOp(o *Op, staged *disk.Staged) error {
 	case o.onlyAttributes():
 		return d.SetAttr(o.Path, o.before.info, o.after.mode, o.uid, o.gid)
 	case o.Kind == OpMkdir:
-		return d.Mkdir(o.Path, o.after.mode, o.uid, o.gid)
+		err := d.Mkdir(o.Path, o.after.mode, o.uid, o.gid)
+		if o.common && errors.Is(err, fs.ErrExist) {
+			return nil // another step was faster
+		}
+		return err
+	case o.Kind == OpRemove && o.before.kind == directory && o.common:
+		r.folders.Lock()
+		defer r.folders.Unlock()
+		if err := d.RemoveDir(o.Path); !errors.Is(err, unix.ENOTEMPTY) {
+			return err
+		}
+		return nil // another step has something there
 	case o.Kind == OpRemove && o.before.kind == directory:
 		return d.RemoveDir(o.Path)
 	case o.Kind == OpRemove:

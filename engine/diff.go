@@ -164,3 +164,6 @@ func longRun(lower string) bool {
 	}
 	return false
 }
+
+// Diff compares two contents of a file line by line, as a plan shows it.
+func Diff(path string, before, after []byte) string { return diffTexts(path, before, after) }

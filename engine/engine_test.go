@@ -451,24 +451,57 @@ func TestRestartWaitsForItsWindow(t *testing.T) {
 	}
 }
 
-// A step may fill a directory that it declared for that, and nothing beside it.
+// A restart that is known to take its time begins only in a window that is open long enough for it.
+func TestRestartBeginsOnlyWhereItFits(t *testing.T) {
+	sunday := recipe.Window{Name: "sunday", Days: []time.Weekday{time.Sunday}, Start: 2 * time.Hour, Duration: 2 * time.Hour, Location: time.UTC}
+	o := Options{MaxDisruption: Restart, Windows: []recipe.Window{sunday}}
+	at := time.Date(2026, 11, 29, 3, 58, 30, 0, time.UTC)
+	for _, c := range []struct {
+		name  string
+		o     Options
+		takes time.Duration
+		want  Disruption
+		why   string
+	}{
+		{"it fits", o, 90 * time.Second, Restart, ""},
+		{"it does not", o, 90*time.Second + 1, Reload, `a restart is given 1m31s, and the maintenance window "sunday" closes in 1m30s; a restart waits for the maintenance window "sunday", next at 2026-12-06T02:00:00Z`},
+		{"it never does", o, 3 * time.Hour, Reload, "no maintenance window is long enough for a restart, which is given 3h0m0s: converge restart pays it at once"},
+		{"it is allowed", Options{MaxDisruption: Restart, AllowRestart: true, Windows: o.Windows}, 3 * time.Hour, Restart, ""},
+	} {
+		if got, why := c.o.allowedFor(at, c.takes); got != c.want || why != c.why {
+			t.Errorf("%s: %s, %q", c.name, got, why)
+		}
+	}
+}
+
+// A step may fill a directory that it declared for that, and nothing beside it. Folders come with the files, also when
+// several steps bring them at once, and go with the last of them.
 func TestBelow(t *testing.T) {
 	b := newBench(t)
-	b.add("archive", &toy{targets: []Target{{Path: "/old", Dir: true, Below: true}}, do: func(_ context.Context, h *Host) error {
-		for _, dir := range []string{"/old", "/old/2026", "/old/2026/alice"} {
-			if err := h.Mkdir(dir, mine(0o700)); err != nil {
-				return err
-			}
-		}
-		return h.WriteFile("/old/2026/alice/key", []byte("old"), mine(0o600))
+	old := []Target{{Path: "/old", Below: true}}
+	for _, user := range []string{"alice", "bob", "carol", "dave"} {
+		b.add(user, &toy{targets: old, do: func(_ context.Context, h *Host) error {
+			return h.WriteFile("/old/2026/"+user+"/key", []byte(user), mine(0o600))
+		}})
+	}
+	b.add("other", &toy{targets: append(old, Target{Path: "/missing/file"}), do: func(_ context.Context, h *Host) error {
+		return errors.Join(h.WriteFile("/old/2027/key", []byte("new"), mine(0o600)), h.WriteFile("/missing/file", nil, mine(0o600)))
 	}})
-	b.apply()
-	b.wants("/old/2026/alice/key", "old")
-	b.add("astray", &toy{targets: []Target{{Path: "/old", Dir: true, Below: true}}, do: func(_ context.Context, h *Host) error {
+	if rep := b.apply(); len(rep.Failures) != 1 || len(rep.Changes) != 4 {
+		t.Errorf("%+v", rep)
+	}
+	for _, user := range []string{"alice", "bob", "carol", "dave"} {
+		b.wants("/old/2026/"+user+"/key", user)
+	}
+	if _, err := os.Stat(filepath.Join(b.root, "old/2027")); err == nil {
+		t.Error("a folder came without its file")
+	}
+	b.noStrays()
+	b = newBench(t)
+	b.add("astray", &toy{targets: old, do: func(_ context.Context, h *Host) error {
 		return h.WriteFile("/older", []byte("old"), mine(0o600))
 	}})
-	rep := b.apply()
-	if len(rep.Failures) != 1 || !strings.Contains(rep.Failures[0].Error, "not among its targets") {
+	if rep := b.apply(); len(rep.Failures) != 1 || !strings.Contains(rep.Failures[0].Error, "not among its targets") {
 		t.Errorf("a step wrote what it had not declared: %+v", rep.Failures)
 	}
 }

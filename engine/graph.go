@@ -19,7 +19,8 @@ type Graph struct {
 	Role        string
 	Steps       []*Step
 
-	writers map[string][]*Step // for each file, the steps that write it, in order
+	writers   map[string][]*Step // for each file, the steps that write it, in order
+	providers map[string]*Step   // for each thing that is no file, the step that makes it
 }
 
 // A Step is a place in the graph: one resource.
@@ -51,12 +52,13 @@ type Edge struct {
 type EdgeKind string
 
 // The reasons there are. A step does not run when one that it refers to, or takes up the changes of, has failed; the
-// other two are about order only.
+// others are about order only.
 const (
 	Reference EdgeKind = "reference"
 	OnChange  EdgeKind = "on_change"
 	SameFile  EdgeKind = "same file"
 	Directory EdgeKind = "directory"
+	AtTheEnd  EdgeKind = "at the end"
 )
 
 func (e Edge) needed() bool { return e.Why == Reference || e.Why == OnChange }
@@ -70,7 +72,7 @@ func NewGraph(blocks []*recipe.Block, types []Type) (*Graph, hcl.Diagnostics) {
 	for _, t := range types {
 		service[t.Name] = t.Service
 	}
-	g := &Graph{writers: map[string][]*Step{}}
+	g := &Graph{writers: map[string][]*Step{}, providers: map[string]*Step{}}
 	byAddress := make(map[recipe.Address]*Step, len(blocks))
 	for _, b := range blocks {
 		s := &Step{
@@ -91,10 +93,134 @@ func NewGraph(blocks []*recipe.Block, types []Type) (*Graph, hcl.Diagnostics) {
 		byAddress[b.Address] = s
 		g.Steps = append(g.Steps, s)
 	}
+	if diags := g.orderProviders(); diags.HasErrors() {
+		return g, diags
+	}
 	readersLast(g.Steps)
 	diags := g.orderByTargets()
 	g.orderReaders()
+	g.orderLast()
 	return g, diags
+}
+
+// orderLast puts those that come last behind all steps before them.
+func (g *Graph) orderLast() {
+	for i, s := range g.Steps {
+		if last, ok := s.Resource.(Last); ok && last.ComesLast() {
+			for _, earlier := range g.Steps[:i] {
+				s.follow(earlier, AtTheEnd, "")
+			}
+		}
+	}
+}
+
+// waitsForOthers says whether a step is moved behind the others: a reader, or one that comes last.
+func (s *Step) waitsForOthers() bool {
+	if last, ok := s.Resource.(Last); ok && last.ComesLast() {
+		return true
+	}
+	_, ok := s.Resource.(Reader)
+	return ok
+}
+
+// orderProviders puts each step behind those that make what it needs.
+func (g *Graph) orderProviders() hcl.Diagnostics {
+	var diags hcl.Diagnostics
+	for _, s := range g.Steps {
+		p, ok := s.Resource.(Provider)
+		if !ok || p.Provides() == "" {
+			continue
+		}
+		if other := g.providers[p.Provides()]; other != nil {
+			diags = append(diags, oneProvider(s, other, p.Provides()))
+		} else {
+			g.providers[p.Provides()] = s
+		}
+	}
+	needed := false
+	for _, s := range g.Steps {
+		d, ok := s.Resource.(Dependent)
+		if !ok {
+			continue
+		}
+		for _, name := range d.Needs() {
+			if maker := g.providers[name]; maker != nil {
+				s.follow(maker, Reference, "")
+				needed = true
+			}
+		}
+	}
+	if needed {
+		diags = append(diags, g.sort()...)
+	}
+	return diags
+}
+
+func oneProvider(s, other *Step, name string) *hcl.Diagnostic {
+	return &hcl.Diagnostic{
+		Severity: hcl.DiagError,
+		Summary:  "Two resources make one thing",
+		Detail: fmt.Sprintf("%s makes the %s, and so does %s (%s:%d). Join the two, or leave one of them out for this role.",
+			s.Address, name, other.Address, other.Range.Filename, other.Range.Start.Line),
+		Subject: s.Range.Ptr(),
+	}
+}
+
+// sort puts every step behind those that it follows, and else leaves the order as it is.
+func (g *Graph) sort() hcl.Diagnostics {
+	sorting := &sorting{state: map[*Step]sortState{}}
+	for _, s := range g.Steps {
+		if circle := sorting.visit(s); circle != nil {
+			return hcl.Diagnostics{circular(circle)}
+		}
+	}
+	g.Steps = sorting.sorted
+	return nil
+}
+
+type sortState int
+
+const (
+	sortUnderWay sortState = iota + 1
+	sortDone
+)
+
+type sorting struct {
+	state  map[*Step]sortState
+	sorted []*Step
+}
+
+// visit puts a step after those that it follows. Where these follow the step itself it returns the circle.
+func (o *sorting) visit(s *Step) []*Step {
+	switch o.state[s] {
+	case sortUnderWay:
+		return []*Step{s}
+	case sortDone:
+		return nil
+	}
+	o.state[s] = sortUnderWay
+	for _, e := range s.After {
+		circle := o.visit(e.Step)
+		if n := len(circle); n > 1 && circle[0] == circle[n-1] {
+			return circle // closed already
+		}
+		if circle != nil {
+			return append(circle, s)
+		}
+	}
+	o.state[s] = sortDone
+	o.sorted = append(o.sorted, s)
+	return nil
+}
+
+// circular says which steps need each other. The first of them stands at the end again.
+func circular(circle []*Step) *hcl.Diagnostic {
+	slices.Reverse(circle)
+	text := "None of these can come first:"
+	for i, s := range circle[:len(circle)-1] {
+		text += fmt.Sprintf("\n  %s needs %s (%s:%d)", s.Address, circle[i+1].Address, s.Range.Filename, s.Range.Start.Line)
+	}
+	return &hcl.Diagnostic{Severity: hcl.DiagError, Summary: "Circular reference", Detail: text, Subject: circle[0].Range.Ptr()}
 }
 
 // takeUp puts a service behind a step whose changes it has to take up.
@@ -110,7 +236,7 @@ func (s *Step) takeUp(changed *Step) {
 // reads. Otherwise the order stays. It numbers the steps.
 func readersLast(steps []*Step) {
 	for i, s := range slices.Backward(steps) {
-		if _, ok := s.Resource.(Reader); !ok {
+		if !s.waitsForOthers() {
 			continue
 		}
 		var others, waiting []*Step
@@ -199,8 +325,11 @@ func (g *Graph) orderByTargets() hcl.Diagnostics {
 					break
 				}
 			}
-			if t.Dir {
+			switch {
+			case t.Dir:
 				g.orderMaker(s, t, maker, inside)
+				continue
+			case t.Below:
 				continue
 			}
 			diags = append(diags, g.orderWriter(s, t)...)
@@ -223,6 +352,9 @@ func (g *Graph) orderMaker(s *Step, t Target, maker map[string]*Step, inside map
 }
 
 func (g *Graph) orderWriter(s *Step, t Target) hcl.Diagnostics {
+	if t.Handed {
+		return nil
+	}
 	earlier := g.writers[t.Path]
 	g.writers[t.Path] = append(earlier, s)
 	if len(earlier) == 0 {
@@ -244,6 +376,21 @@ func oneWriter(s, other *Step, path string) *hcl.Diagnostic {
 			s.Address, path, other.Address, other.Range.Filename, other.Range.Start.Line),
 		Subject: s.Range.Ptr(),
 	}
+}
+
+// Services returns the graph of the services alone, which wait for nothing: what is owed to them is paid with the files as
+// they are.
+func (g *Graph) Services() *Graph {
+	out := &Graph{Environment: g.Environment, Node: g.Node, Role: g.Role, writers: map[string][]*Step{}}
+	for _, s := range g.Steps {
+		if s.Service {
+			out.Steps = append(out.Steps, &Step{
+				Address: s.Address, Range: s.Range, Resource: s.Resource, Service: true,
+				targets: s.targets, known: map[*Step]bool{}, index: len(out.Steps),
+			})
+		}
+	}
+	return out
 }
 
 // below says whether the path lies in a directory of the step's own making that it may fill as it likes.

@@ -132,6 +132,14 @@ func (h *Host) ReadFile(path string) ([]byte, error) {
 	return n.content.bytes(), nil
 }
 
+// ReadBefore is ReadFile as it was before this run's later steps: for a decision about what earlier runs have left there.
+// What this run's steps have staged or written there is not looked at, and it makes no order between them.
+func (h *Host) ReadBefore(path string) ([]byte, error) {
+	b, _, err := h.run.engine.Disk.ReadFile(path, readLimit)
+	h.Observe("before: "+path, string(b))
+	return b, err
+}
+
 func (h *Host) readNode(path string) (node, error) {
 	n, err := h.find(path, func(p string) (node, error) { return h.run.files.read(p, readLimit) })
 	if err != nil {
@@ -300,6 +308,9 @@ func writable(n node, path string) error {
 
 // parentStands makes sure that the directory of a file is there, or will be.
 func (h *Host) parentStands(p string) error {
+	if h.step.below(p) {
+		return nil // it comes with the file
+	}
 	dir := path.Dir(p)
 	n, err := h.find(dir, h.run.files.stat)
 	switch {
@@ -401,18 +412,22 @@ func (h *Host) stage(kind OpKind, path string, before, after node, s *Splice, op
 
 // An Action is an operation on something that runs.
 type Action struct {
-	Kind    OpKind // OpReload, OpRestart, OpRun or OpPublish
-	Service string // of a reload, a restart or a run
-	Path    string // of a publication: the key in the store
-	Note    string
-	First   bool                        // before the step's files are committed, not after
-	Do      func(context.Context) error // called by an apply only
+	Kind      OpKind // OpReload, OpRestart, OpRun, OpPublish or OpSQL
+	Service   string // of a reload, a restart or a run
+	Path      string // of a publication: the key in the store
+	Statement string // of OpSQL; it is shown, so no secret may be in it
+	Note      string
+	First     bool                        // before the step's files are committed, not after
+	Do        func(context.Context) error // called by an apply only
 }
 
 // Act stages an action.
 func (h *Host) Act(a Action) {
-	h.ops = append(h.ops, &Op{Kind: a.Kind, Service: a.Service, Path: a.Path, Note: a.Note, act: a.Do, first: a.First})
+	h.ops = append(h.ops, &Op{Kind: a.Kind, Service: a.Service, Path: a.Path, Statement: a.Statement, Note: a.Note, act: a.Do, first: a.First})
 }
+
+// Provided says whether a step of the graph makes the thing of that name (see Provider). Such a step comes before this one.
+func (h *Host) Provided(name string) bool { return h.run.graph.providers[name] != nil }
 
 // Owed returns what is owed to the step's service and why, and whether anything is: by this run so far, and by earlier
 // ones that did not get to it.
@@ -435,6 +450,12 @@ func (h *Host) Defer(service string, d Disruption, reason, waits string) {
 
 // Allowed returns the greatest disruption that this run may cause now, and why no greater one.
 func (h *Host) Allowed() (Disruption, string) { return h.run.options.allowed(h.Now()) }
+
+// AllowedFor is Allowed for a service that knows how long a restart of it, and to take it back, would last: in a
+// maintenance window there has to be that much left.
+func (h *Host) AllowedFor(restart time.Duration) (Disruption, string) {
+	return h.run.options.allowedFor(h.Now(), restart)
+}
 
 // Observe records a fact of the running machine that the step's decision rests on, such as a served certificate. A saved
 // plan is refused when it has changed.

@@ -55,6 +55,7 @@ type opRecord struct {
 	Backup string  `json:"backup,omitempty"` // name in the run's folder of what was replaced
 	Splice *Splice `json:"splice,omitempty"` // or the change alone, which can be reverted
 	Secret bool    `json:"secret,omitempty"`
+	Common bool    `json:"common,omitempty"` // a folder that other steps may have made, or filled
 }
 
 // A side is what stands at a path before or after an operation.
@@ -91,7 +92,7 @@ func (j *journal) begin(step string, ops []*Op) (*record, error) {
 	}
 	rec := &record{ID: len(j.records) + 1, Step: step, run: j.run}
 	for i, o := range ops {
-		r := opRecord{Kind: o.Kind, Path: o.Path, Before: sideOf(o.before), After: sideOf(o.after), Secret: o.Sensitive}
+		r := opRecord{Kind: o.Kind, Path: o.Path, Before: sideOf(o.before), After: sideOf(o.after), Secret: o.Sensitive, Common: o.common}
 		if o.Kind == OpWrite && !o.onlyAttributes() {
 			r.Temp = fmt.Sprintf("%s%d-%d", j.tempPrefix(), rec.ID, i)
 		}
@@ -387,7 +388,7 @@ func (s *State) contentBefore(rec *record, o opRecord, now node) (version, error
 func restored(o opRecord, kind OpKind, before, after node) *Op {
 	return &Op{
 		Kind: kind, Path: o.Path, Mode: after.mode, Sensitive: o.Secret,
-		uid: after.uid, gid: after.gid, before: before, after: after,
+		uid: after.uid, gid: after.gid, before: before, after: after, common: o.Common,
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strconv"
+	"strings"
 )
 
 // An OpKind is what an operation does.
@@ -21,10 +22,11 @@ const (
 	OpRestart OpKind = "restart"
 	OpRun     OpKind = "run"
 	OpPublish OpKind = "publish" // what other nodes are to have, in the store; its path is the key there
+	OpSQL     OpKind = "sql"     // a statement that a server carries out
 )
 
 // An Op is one operation: data that plan output, JSON, history, saved plans and undo are views of. Only a reload, a
-// restart, a run or a publication carries code, in act.
+// restart, a run, a publication or a statement carries code, in act.
 type Op struct {
 	Kind      OpKind
 	Path      string
@@ -34,11 +36,13 @@ type Op struct {
 	Sensitive bool   // content is never shown
 	Generated bool   // the content is made anew by each run (a key, a signature): only its kind can be planned
 	Service   string // of a reload or restart
+	Statement string // of OpSQL, as the server gets it; there is never a password in it
 	Note      string // what the operator should know besides
 
 	uid, gid      int
 	was           string
 	noDiff        bool
+	common        bool // a folder that comes with a file, and that other steps may make or fill as well
 	aside         bool // no service reads the file
 	before, after node
 	splices       []Splice // how before became after, where the resource said so
@@ -51,7 +55,7 @@ type Op struct {
 func (o *Op) freeze() {
 	if o.told == nil {
 		j := o.view()
-		*o = Op{Kind: o.Kind, Path: o.Path, Mode: o.Mode, Owner: o.Owner, Group: o.Group, Sensitive: o.Sensitive, Generated: o.Generated, Service: o.Service, Note: o.Note, told: &j}
+		*o = Op{Kind: o.Kind, Path: o.Path, Mode: o.Mode, Owner: o.Owner, Group: o.Group, Sensitive: o.Sensitive, Generated: o.Generated, Service: o.Service, Statement: o.Statement, Note: o.Note, told: &j}
 	}
 }
 
@@ -119,6 +123,8 @@ func (o *Op) disruption() Disruption {
 // String is the operation in a few words, without content.
 func (o *Op) String() string {
 	switch {
+	case o.Kind == OpSQL:
+		return o.Statement
 	case o.Path == "":
 		return fmt.Sprintf("%s %s", o.Kind, o.Service)
 	case o.Kind == OpPublish:
@@ -150,6 +156,7 @@ type opJSON struct {
 	Sensitive bool   `json:"sensitive"`
 	Generated bool   `json:"generated,omitempty"`
 	Service   string `json:"service,omitempty"`
+	Statement string `json:"statement,omitempty"`
 	Note      string `json:"note,omitempty"`
 	Was       string `json:"was,omitempty"` // mode and owner before, where they change
 	Existed   bool   `json:"existed,omitempty"`
@@ -164,7 +171,7 @@ func (o *Op) view() opJSON {
 		return *o.told
 	}
 	j := opJSON{
-		Op: o.Kind, Path: o.Path, Sensitive: o.Sensitive, Generated: o.Generated, Service: o.Service, Note: o.Note,
+		Op: o.Kind, Path: o.Path, Sensitive: o.Sensitive, Generated: o.Generated, Service: o.Service, Statement: o.Statement, Note: o.Note,
 		Before: o.Before(), After: o.After(), Diff: o.Diff(), Existed: o.Existed(),
 	}
 	if o.Path != "" && o.Kind != OpRemove && o.Kind != OpPublish {
@@ -187,12 +194,15 @@ func (o *Op) UnmarshalJSON(b []byte) error {
 	if err != nil {
 		return fmt.Errorf("mode %q of %s: %w", j.Mode, j.Path, err)
 	}
-	*o = Op{Kind: j.Op, Path: j.Path, Mode: fs.FileMode(mode), Owner: j.Owner, Group: j.Group, Sensitive: j.Sensitive, Generated: j.Generated, Service: j.Service, Note: j.Note, told: &j}
+	*o = Op{Kind: j.Op, Path: j.Path, Mode: fs.FileMode(mode), Owner: j.Owner, Group: j.Group, Sensitive: j.Sensitive, Generated: j.Generated, Service: j.Service, Statement: j.Statement, Note: j.Note, told: &j}
 	return nil
 }
 
 // ModeText is the mode as chmod has it: "0600".
 func (o *Op) ModeText() string { return modeText(o.Mode) }
+
+// Creates says whether a statement makes something that was not there.
+func (o *Op) Creates() bool { return o.Kind == OpSQL && strings.HasPrefix(o.Statement, "CREATE ") }
 
 // Existed says whether something stood at the path before.
 func (o *Op) Existed() bool {

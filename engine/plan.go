@@ -217,6 +217,11 @@ func actionOf(ops []*Op) string {
 		case o.Kind == OpPublish && action == "":
 			action = "update"
 		case o.Kind == OpPublish:
+		case o.Creates() && action == "":
+			action = "create"
+		case o.Kind == OpSQL && action == "":
+			action = "update"
+		case o.Kind == OpSQL:
 		case o.acts():
 			return string(o.Kind)
 		case o.Kind == OpRemove && (action == "" || action == "remove"):

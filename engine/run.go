@@ -22,26 +22,37 @@ type Options struct {
 }
 
 // allowed returns the greatest disruption that may happen at t, and why no greater one.
-func (o Options) allowed(t time.Time) (Disruption, string) {
-	if o.MaxDisruption < Restart {
+func (o Options) allowed(t time.Time) (Disruption, string) { return o.allowedFor(t, 0) }
+
+// allowedFor is allowed for a service whose restart is given so long: a window has to stay open until it is over.
+func (o Options) allowedFor(t time.Time, restart time.Duration) (Disruption, string) {
+	switch {
+	case o.MaxDisruption < Restart:
 		return o.MaxDisruption, fmt.Sprintf("this run may cause no more than %s (--max-disruption)", o.MaxDisruption)
-	}
-	if o.AllowRestart {
+	case o.AllowRestart:
 		return Restart, ""
-	}
-	if len(o.Windows) == 0 {
+	case len(o.Windows) == 0:
 		return Reload, "no maintenance window is declared: a restart waits for --allow-restart"
 	}
-	next, name := time.Time{}, ""
-	for _, w := range o.Windows {
-		if w.Open(t) {
-			return Restart, ""
-		}
-		if n := w.Next(t); !n.IsZero() && (next.IsZero() || n.Before(next)) {
-			next, name = n, w.Name
+	w, next := recipe.NextWindow(o.Windows, t, restart)
+	switch {
+	case next.IsZero():
+		return Reload, fmt.Sprintf("no maintenance window is long enough for a restart, which is given %s: converge restart pays it at once", roundUp(restart))
+	case next.Equal(t):
+		return Restart, ""
+	}
+	text := fmt.Sprintf("a restart waits for the maintenance window %q, next at %s", w.Name, next.Format(time.RFC3339))
+	for _, open := range o.Windows {
+		if left := open.Remaining(t); left > 0 {
+			return Reload, fmt.Sprintf("a restart is given %s, and the maintenance window %q closes in %s; %s", roundUp(restart), open.Name, left.Truncate(time.Second), text)
 		}
 	}
-	return Reload, fmt.Sprintf("a restart waits for the maintenance window %q, next at %s", name, next.Format(time.RFC3339))
+	return Reload, text
+}
+
+// roundUp is a time that was measured as people say it: to a second, and never as none.
+func roundUp(d time.Duration) time.Duration {
+	return (d + time.Second - 1).Truncate(time.Second)
 }
 
 // A run is one plan or one apply under way.
@@ -61,6 +72,8 @@ type run struct {
 	acted     map[*Step]bool               // steps whose actions were carried out
 	reads     map[string]map[string]string // by step, for saved plans
 	tookBack  string                       // the killed run whose unconfirmed changes were taken back
+
+	folders sync.Mutex // while folders are made or removed that several steps may make
 }
 
 func (e *Engine) newRun(g *Graph, o Options, owed []Owed, store func([]Owed) error) *run {

@@ -40,12 +40,34 @@ type Reader interface {
 	Reads() []string // files, and folders with all that is in them
 }
 
+// A Last is a resource that may want to see what all others have done: it comes after every step that does not wait for it,
+// services among them.
+type Last interface {
+	Resource
+	ComesLast() bool
+}
+
+// A Provider makes a thing that is no file, such as a role of a server, under a name by which others need it. A graph has
+// one Provider of each name.
+type Provider interface {
+	Resource
+	Provides() string // `role "readers"`; "" for nothing
+}
+
+// A Dependent needs such things. It comes after the steps of its graph that make them, wherever they stand in the recipe,
+// and does not run when one of them has failed. What no step makes is for the resource to judge.
+type Dependent interface {
+	Resource
+	Needs() []string
+}
+
 // A Target is a path that a step writes.
 type Target struct {
 	Path   string
 	Dir    bool // a directory that the step makes
 	Shared bool // the step changes only its own part of the file: others may too, one after the other
-	Below  bool // of a directory: and whatever the step puts there under names that only it uses, such as an archive's
+	Below  bool // whatever the step puts below it, under names that only it uses: an archive; folders come with their files
+	Handed bool // the step puts the file there for another one to keep, which refers to it: it is no second writer
 }
 
 // RecipeTypes returns the types as the recipe language knows them.

@@ -201,6 +201,8 @@ func helper(role string) int {
 		return helperWrite()
 	case "change":
 		return helperChange()
+	case "pair":
+		return helperPair()
 	case "swap":
 		return helperSwap()
 	}

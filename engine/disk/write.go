@@ -44,6 +44,9 @@ type Staged struct {
 	temp string
 	made unix.Stat_t // what the temporary file is when complete
 	over bool
+
+	content []byte
+	secret  bool
 }
 
 // Stage writes f to a temporary file beside its target and syncs it. The target stays as it is until Switch.
@@ -64,7 +67,7 @@ func (d *Disk) Stage(f File) (*Staged, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Staged{at: p, dir: -1, fd: -1, temp: f.Temp}
+	s := &Staged{at: p, dir: -1, fd: -1, temp: f.Temp, content: f.Content, secret: f.Secret}
 	if err := s.create(); err != nil {
 		s.close()
 		return nil, err
@@ -200,20 +203,76 @@ func writeAll(fd int, b []byte) error {
 // the target is unchanged unless the error is ErrNotDurable. A change that someone makes in the instant between
 // the comparison and the rename is lost; no call of the kernel compares and renames at once.
 func (s *Staged) Switch(before Before) error {
+	return SwitchTogether([]*Staged{s}, []Before{before})
+}
+
+// SwitchTogether is Switch for files that belong together, such as a certificate and its key. All are compared before the
+// first is renamed, and nothing comes between the renames. They are renamed in their order, and synced afterwards. When one
+// fails, those after it are not renamed.
+//
+// Where a secret among them takes the place of another one, readers of the first file are held up meanwhile (holdReaders),
+// so that nobody reads the old certificate and the new key.
+func SwitchTogether(all []*Staged, before []Before) error {
+	for i, s := range all {
+		if err := s.stillAs(before[i]); err != nil {
+			return undoAll(all, err)
+		}
+	}
+	held := holdReaders(all, before)
+	defer held.letGo(all[0].content)
+	for _, s := range all {
+		if err := held.unchanged(s); err != nil {
+			return undoAll(all, err)
+		}
+	}
+	renamed := all
+	var failed error
+	for i, s := range all {
+		if failed = s.rename(before[i].Exists); failed != nil {
+			failed, renamed = undoAll(all[i:], failed), all[:i]
+			break
+		}
+	}
+	errs := []error{failed}
+	for _, s := range renamed {
+		errs = append(errs, s.settle())
+	}
+	return firstError(errs)
+}
+
+// firstError returns the first one as it is, for callers who look at what it is.
+func firstError(errs []error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// undoAll removes temporary files, and returns why.
+func undoAll(all []*Staged, why error) error {
+	for _, s := range all {
+		if !s.over {
+			why = s.undo(why)
+		}
+	}
+	return why
+}
+
+// stillAs says what keeps the target from being switched.
+func (s *Staged) stillAs(before Before) error {
 	if s.over {
 		return &Error{Op: "write", Path: s.at.asked, Err: fs.ErrClosed}
 	}
-	if err := s.at.compare("write", before); err != nil {
-		return s.undo(err)
+	if err := s.at.compare("write", before); err != nil || !before.Exists {
+		return err
 	}
-	if before.Exists {
-		if err := s.at.replaceable("write"); err != nil {
-			return s.undo(err)
-		}
-	}
-	if err := s.rename(before.Exists); err != nil {
-		return s.undo(err)
-	}
+	return s.at.replaceable("write")
+}
+
+// settle makes a rename durable, and looks whether it is the staged file that stands there now.
+func (s *Staged) settle() error {
 	defer s.close()
 	if err := s.at.syncDir("write", s.dir); err != nil {
 		return err

@@ -21,18 +21,21 @@ type Window struct {
 	Name     string
 	Days     []time.Weekday // ascending, Sunday first; never empty
 	Start    time.Duration  // since midnight on the clocks' face, whole minutes, less than 24 h
-	Duration time.Duration  // at most 24 h
+	Duration time.Duration  // at most a week
 	Location *time.Location
 }
 
 // Open tells whether the window is open at t. The end does not belong to it.
 func (w Window) Open(t time.Time) bool { return w.Remaining(t) > 0 }
 
+// longest is the longest that an opening lasts.
+const longest = 7 * 24 * time.Hour
+
 // Remaining returns how long the window stays open from t on, and 0 when it is closed. Openings that touch or overlap
 // count as one, up to eight days ahead: a window that never closes always has at least a week left.
 func (w Window) Remaining(t time.Time) time.Duration {
 	end := t
-	for day := -2; day <= 8; day++ {
+	for day := -2 - int(w.Duration/(24*time.Hour)); day <= 8; day++ {
 		opens, ok := w.opening(t, day)
 		if closes := opens.Add(w.Duration); ok && !opens.After(end) && closes.After(end) {
 			end = closes
@@ -51,6 +54,32 @@ func (w Window) Next(t time.Time) time.Time {
 		if opens, ok := w.opening(t, day); ok && opens.After(t) {
 			return opens
 		}
+	}
+	return time.Time{}
+}
+
+// NextWindow returns the window that is the first, from t on, to be open for at least so long, and since when: t itself
+// where one is open and has that much left. The zero time: none of them ever is, among the openings of two months.
+func NextWindow(windows []Window, t time.Time, lasting time.Duration) (first Window, at time.Time) {
+	for _, w := range windows {
+		if next := w.nextLasting(t, lasting); !next.IsZero() && (at.IsZero() || next.Before(at)) {
+			first, at = w, next
+		}
+	}
+	return first, at
+}
+
+func (w Window) nextLasting(t time.Time, lasting time.Duration) time.Time {
+	for range 62 {
+		next := w.Next(t)
+		if next.IsZero() {
+			return next
+		}
+		left := w.Remaining(next)
+		if left >= lasting {
+			return next
+		}
+		t = next.Add(left)
 	}
 	return time.Time{}
 }
@@ -161,8 +190,8 @@ func (a *windowArguments) window(name string) (Window, hcl.Diagnostics) {
 		diags = append(diags, mistake(a.StartAt, "Invalid start", "%s.", err))
 	}
 	w.Duration, err = time.ParseDuration(a.Duration)
-	if err != nil || w.Duration < time.Minute || w.Duration > 24*time.Hour {
-		diags = append(diags, mistake(a.DurationAt, "Invalid duration", `%q is not a duration from a minute to a day: write "90m" or "2h30m".`, a.Duration))
+	if err != nil || w.Duration < time.Minute || w.Duration > longest {
+		diags = append(diags, mistake(a.DurationAt, "Invalid duration", `%q is not a duration from a minute to a week: write "90m", "2h30m" or "36h".`, a.Duration))
 	}
 	zone := a.Timezone
 	if zone == "" {

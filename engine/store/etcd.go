@@ -298,7 +298,7 @@ func (e *Etcd) connect(ctx context.Context) (*clientv3.Client, error) {
 		password, err := e.config.Password()
 		if err != nil {
 			end()
-			return nil, fmt.Errorf("the password of the user %q: %w", e.config.Username, err)
+			return nil, fmt.Errorf("log in as the user %q: %w", e.config.Username, err)
 		}
 		config.Username, config.Password = e.config.Username, string(password)
 	}

@@ -125,7 +125,7 @@ func TestEtcdConfig(t *testing.T) {
 	})
 	broken := openEtcd(t, EtcdConfig{Endpoints: []string{"http://127.0.0.1:1"}, Username: "u", Password: func() ([]byte, error) { return nil, os.ErrNotExist }})
 	_, err := broken.Get(background(t), "a")
-	wantError(t, err, ErrUnavailable, `the password of the user "u"`, "file does not exist")
+	wantError(t, err, ErrUnavailable, `log in as the user "u"`, "file does not exist")
 }
 
 // One that is alone stops, freezes, and comes back; the store is the same all the time.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -15,14 +16,16 @@ import (
 // on every standby by replication. Each node reads from the server beside it, also when the master is away, and writes to
 // the master.
 //
-// A standby is behind: a node that has just written may read what was there before, and Create and Swap decide on
-// the master by what is there. A write is on the master's disk when it returns, even where synchronous_commit is off.
-// When the connection breaks while a write is under way, the error wraps ErrUnavailable, and the write was done or not.
+// A standby is behind: what others have written is read later there, and Create and Swap decide on the master by what is
+// there. What was written through this very store is read from the master as well. A write is on the master's disk when it
+// returns, even where synchronous_commit is off. When the connection breaks while a write is under way, the error wraps
+// ErrUnavailable, and the write was done or not.
 type Postgres struct {
 	config PostgresConfig
 	table  string // as it stands in a statement
 	read   *link
 	write  *link
+	wrote  sync.Map // the keys that were written through this store
 }
 
 // A PostgresConfig says where the table is and how it is reached.
@@ -35,8 +38,9 @@ type PostgresConfig struct {
 	Read, Write func(context.Context) (*pgx.Conn, error)
 	// Name names the server for people: "the PostgreSQL at 10.0.1.10:5432".
 	Name string
-	// Reader is a role that Init lets read, and write requests; "" is none.
-	Reader string
+	// Reader is a role that Init lets read all of it, and write the keys below the prefix Asks; "" is none. What is not below
+	// it is for the table's owner and superusers to write.
+	Reader, Asks string
 	// Timeout ends a call that has no earlier deadline; 0 is 10 s.
 	Timeout time.Duration
 }
@@ -61,6 +65,9 @@ func OpenPostgres(c PostgresConfig) (*Postgres, error) {
 	if len(c.Schema) > 63 || strings.ContainsRune(c.Schema, 0) {
 		return nil, fmt.Errorf("%q is no name of a schema: it has at most 63 bytes", c.Schema)
 	}
+	if err := checkPrefix(c.Asks); err != nil || c.Reader != "" && c.Asks == "" {
+		return nil, fmt.Errorf("%q is no prefix of the keys that %q may write", c.Asks, c.Reader)
+	}
 	if c.Read == nil && c.Write == nil {
 		return nil, errors.New("a store in PostgreSQL needs a server to read from or one to write to")
 	}
@@ -80,7 +87,7 @@ func (p *Postgres) Get(ctx context.Context, key string) (Entry, error) {
 	}
 	var e Entry
 	var size int64
-	err := p.do(ctx, p.read, func(ctx context.Context, c *pgx.Conn) error {
+	err := p.do(ctx, p.reads(key), func(ctx context.Context, c *pgx.Conn) error {
 		return c.QueryRow(ctx, `SELECT version, pg_catalog.octet_length(value), CASE WHEN pg_catalog.octet_length(value) <= $2::int8 THEN value END
 			FROM `+p.table+` WHERE key = $1::text`, pgx.QueryExecModeExec, key, int64(MaxValue)).Scan(&e.Version, &size, &e.Value)
 	})
@@ -101,7 +108,7 @@ func (p *Postgres) Create(ctx context.Context, key string, value []byte) (Versio
 		return 0, err
 	}
 	return p.put(ctx, key, 1, ErrExists, `INSERT INTO `+p.table+` (key, version, value, changed)
-		VALUES ($1::text, 1, $2::bytea, pg_catalog.now()) ON CONFLICT (key) DO NOTHING`, key, notNull(value))
+		VALUES ($1::text, 1, $2::bytea, pg_catalog.now()) ON CONFLICT (key) DO NOTHING`, notNull(value))
 }
 
 // Swap updates a row, if it has the version that it should have.
@@ -113,14 +120,23 @@ func (p *Postgres) Swap(ctx context.Context, key string, old Version, value []by
 		return 0, at(p, key, ErrChanged)
 	}
 	return p.put(ctx, key, old+1, ErrChanged, `UPDATE `+p.table+` SET version = version + 1, value = $2::bytea, changed = pg_catalog.now()
-		WHERE key = $1::text AND version = $3::int8`, key, notNull(value), int64(old))
+		WHERE key = $1::text AND version = $3::int8`, notNull(value), int64(old))
 }
 
-// put does a statement that changes one row or none.
+// reads is the server to ask for a key.
+func (p *Postgres) reads(key string) *link {
+	if _, wrote := p.wrote.Load(key); wrote {
+		return p.write
+	}
+	return p.read
+}
+
+// put does a statement that changes one row or none: that of the key, which is its first argument.
 func (p *Postgres) put(ctx context.Context, key string, v Version, lost error, sql string, args ...any) (Version, error) {
 	var rows int64
+	p.wrote.Store(key, true) // before it is known whether it was done: the master knows
 	err := p.do(ctx, p.write, func(ctx context.Context, c *pgx.Conn) error {
-		tag, err := c.Exec(ctx, sql, append([]any{pgx.QueryExecModeExec}, args...)...)
+		tag, err := c.Exec(ctx, sql, append([]any{pgx.QueryExecModeExec, key}, args...)...)
 		rows = tag.RowsAffected()
 		return err
 	})
@@ -191,7 +207,7 @@ func (p *Postgres) Watch(ctx context.Context, key string, known Version) error {
 // version returns the version of a key, or 0 when nothing is there.
 func (p *Postgres) version(ctx context.Context, key string) (Version, error) {
 	var v Version
-	err := p.do(ctx, p.read, func(ctx context.Context, c *pgx.Conn) error {
+	err := p.do(ctx, p.reads(key), func(ctx context.Context, c *pgx.Conn) error {
 		return c.QueryRow(ctx, `SELECT version FROM `+p.table+` WHERE key = $1::text`, pgx.QueryExecModeExec, key).Scan(&v)
 	})
 	if errors.Is(err, errNoTable) || errors.Is(err, pgx.ErrNoRows) {
@@ -217,7 +233,25 @@ func (p *Postgres) Close() error {
 
 // Init makes schema and table, and lets the reader in, where any of this is missing; else it changes nothing. It goes to
 // the master.
-func (p *Postgres) Init(ctx context.Context) error {
+func (p *Postgres) Init(ctx context.Context) error { return p.arrange(ctx, p.create) }
+
+// Admit lets the reader in, and keeps it out, as this version does it, where the table is there: an earlier version may have
+// made it. It goes to the master, and changes nothing where all is as it should be.
+func (p *Postgres) Admit(ctx context.Context) error {
+	return p.arrange(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		err := p.trusted(ctx, tx)
+		if errors.Is(err, errNoTable) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return p.letIn(ctx, tx)
+	})
+}
+
+// arrange does work in a transaction on the master, one at a time.
+func (p *Postgres) arrange(ctx context.Context, work func(context.Context, pgx.Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, p.config.Timeout)
 	defer cancel()
 	err := p.write.do(ctx, func(c *pgx.Conn) error {
@@ -226,7 +260,10 @@ func (p *Postgres) Init(ctx context.Context) error {
 			return err
 		}
 		defer tx.Rollback(ctx)
-		if err := p.create(ctx, tx); err != nil {
+		if _, err := tx.Exec(ctx, `SELECT pg_catalog.pg_advisory_xact_lock($1::int8)`, pgx.QueryExecModeExec, int64(initLock)); err != nil {
+			return err
+		}
+		if err := work(ctx, tx); err != nil {
 			return err
 		}
 		return tx.Commit(ctx)
@@ -238,14 +275,10 @@ func (p *Postgres) Init(ctx context.Context) error {
 }
 
 func (p *Postgres) create(ctx context.Context, tx pgx.Tx) error {
-	schema := pgx.Identifier{p.config.Schema}.Sanitize()
-	if _, err := tx.Exec(ctx, `SELECT pg_catalog.pg_advisory_xact_lock($1::int8)`, pgx.QueryExecModeExec, int64(initLock)); err != nil {
-		return err
-	}
 	var there bool
 	err := tx.QueryRow(ctx, `SELECT pg_catalog.count(*) > 0 FROM pg_catalog.pg_namespace WHERE nspname = $1::text`, pgx.QueryExecModeExec, p.config.Schema).Scan(&there)
 	if err == nil && !there {
-		_, err = tx.Exec(ctx, `CREATE SCHEMA `+schema, pgx.QueryExecModeExec)
+		_, err = tx.Exec(ctx, `CREATE SCHEMA `+p.schema(), pgx.QueryExecModeExec)
 	}
 	if err != nil {
 		return err
@@ -261,27 +294,61 @@ func (p *Postgres) create(ctx context.Context, tx pgx.Tx) error {
 	} else if err != nil {
 		return err
 	}
-	return p.letIn(ctx, tx, schema)
+	return p.letIn(ctx, tx)
 }
 
-// letIn gives the reader its rights, when it does not have them: a GRANT is a write even where it changes nothing.
-func (p *Postgres) letIn(ctx context.Context, tx pgx.Tx, schema string) error {
+// schema is its name as it stands in a statement.
+func (p *Postgres) schema() string { return pgx.Identifier{p.config.Schema}.Sanitize() }
+
+// letIn gives the reader its rights, when it does not have just these: a GRANT is a write even where it changes nothing. What
+// it may write is a matter of rows: superusers and the table's owner, as whom the authority comes, are not bound by
+// row-level security (PostgreSQL's documentation, Row Security Policies). Of UPDATE it gets the columns and not the table,
+// for that would let it lock the whole table, too.
+func (p *Postgres) letIn(ctx context.Context, tx pgx.Tx) error {
 	if p.config.Reader == "" {
 		return nil
 	}
 	var has bool
 	err := tx.QueryRow(ctx, `SELECT pg_catalog.has_schema_privilege($1::name, $2::text, 'USAGE')
 		AND pg_catalog.has_table_privilege($1::name, $3::text, 'SELECT') AND pg_catalog.has_table_privilege($1::name, $3::text, 'INSERT')
-		AND pg_catalog.has_table_privilege($1::name, $3::text, 'UPDATE')`, pgx.QueryExecModeExec, p.config.Reader, p.config.Schema, p.table).Scan(&has)
+		AND pg_catalog.has_column_privilege($1::name, $3::text, 'value', 'UPDATE')
+		AND NOT EXISTS (SELECT FROM pg_catalog.aclexplode(relacl) AS a JOIN pg_catalog.pg_roles AS r ON r.oid = a.grantee WHERE r.rolname = $1::name AND a.privilege_type = 'UPDATE')
+		AND relrowsecurity AND (SELECT pg_catalog.count(*) = $4::int8 FROM pg_catalog.pg_policy WHERE polrelid = c.oid)
+		FROM pg_catalog.pg_class AS c WHERE oid = $3::text::regclass`,
+		pgx.QueryExecModeExec, p.config.Reader, p.config.Schema, p.table, len(rowPolicies)).Scan(&has)
 	if err != nil || has {
 		return err
 	}
 	role := pgx.Identifier{p.config.Reader}.Sanitize()
-	if _, err := tx.Exec(ctx, `GRANT USAGE ON SCHEMA `+schema+` TO `+role, pgx.QueryExecModeExec); err != nil {
-		return err
+	for _, sql := range append([]string{
+		`GRANT USAGE ON SCHEMA ` + p.schema() + ` TO ` + role,
+		`REVOKE UPDATE ON TABLE ` + p.table + ` FROM ` + role, // an earlier version has granted it
+		`GRANT SELECT, INSERT, UPDATE (version, value, changed) ON TABLE ` + p.table + ` TO ` + role,
+		`ALTER TABLE ` + p.table + ` ENABLE ROW LEVEL SECURITY`,
+	}, p.policies()...) {
+		if _, err := tx.Exec(ctx, sql, pgx.QueryExecModeExec); err != nil {
+			return err
+		}
 	}
-	_, err = tx.Exec(ctx, `GRANT SELECT, INSERT, UPDATE ON TABLE `+p.table+` TO `+role, pgx.QueryExecModeExec)
-	return err
+	return nil
+}
+
+// rowPolicies say which rows a reader sees, and which it writes. %s is what is asked for.
+var rowPolicies = []struct{ name, allows string }{
+	{"reads", "FOR SELECT USING (true)"},
+	{"asks", "FOR INSERT WITH CHECK (%s)"},
+	{"asks_again", "FOR UPDATE USING (%s)"},
+}
+
+// policies are the statements that make them, in place of those that are there.
+func (p *Postgres) policies() []string {
+	asked := fmt.Sprintf("pg_catalog.left(key, %d) OPERATOR(pg_catalog.=) '%s'", len(p.config.Asks), p.config.Asks)
+	var out []string
+	for _, policy := range rowPolicies {
+		allows := strings.ReplaceAll(policy.allows, "%s", asked)
+		out = append(out, "DROP POLICY IF EXISTS "+policy.name+" ON "+p.table, "CREATE POLICY "+policy.name+" ON "+p.table+" "+allows)
+	}
+	return out
 }
 
 // errNoTable is that the table is not there, or not yet.
@@ -347,7 +414,7 @@ func (p *Postgres) fail(err error) error {
 	case errors.As(err, &config):
 		return &unusable{p.String(), "its connection string cannot be read", "", nil}
 	case errors.As(err, &server):
-		return &unusable{p.String(), fmt.Sprintf("%s (SQLSTATE %s)", server.Message, server.Code), pgRemedy(server.Code), err}
+		return &unusable{p.String(), fmt.Sprintf("%s (SQLSTATE %s)", server.Message, server.Code), p.remedy(server), err}
 	case errors.Is(err, errNoTable):
 		return &unusable{p.String(), "the table " + p.table + " is not there", "converge apply on the authority makes it", err}
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
@@ -356,13 +423,15 @@ func (p *Postgres) fail(err error) error {
 	return &unusable{p.String(), strings.Join(strings.Fields(err.Error()), " "), "", err}
 }
 
-// pgRemedy is what helps against an error of the server (PostgreSQL's documentation, Appendix A).
-func pgRemedy(code string) string {
-	switch {
+// remedy is what helps against an error of the server (PostgreSQL's documentation, Appendix A).
+func (p *Postgres) remedy(err *pgconn.PgError) string {
+	switch code := err.Code; {
+	case code == "42501" && err.Routine == "ExecWithCheckOptions": // the place in the server that holds a row against the policies
+		return "the nodes' role writes what is below " + p.config.Asks + ", and the rest is written on the master, by its superuser"
 	case code == "25006":
 		return "writes go to the master, and this server is a standby or lets nobody write (default_transaction_read_only)"
 	case code == "42501":
-		return "the role needs USAGE of the schema, and SELECT, INSERT and UPDATE of the table in it"
+		return "the role needs USAGE of the schema, and SELECT, INSERT and UPDATE (version, value, changed) of the table in it"
 	case code == "53100":
 		return "free some space on the server"
 	case code == "53300":
@@ -446,6 +515,7 @@ func (l *link) prepare(ctx context.Context) error {
 		pg_catalog.set_config('default_transaction_isolation', 'read committed', false),
 		pg_catalog.set_config('statement_timeout', $1::text, false),
 		pg_catalog.set_config('bytea_output', 'hex', false), pg_catalog.set_config('client_encoding', 'UTF8', false),
+		pg_catalog.set_config('row_security', 'on', false),
 		CASE WHEN pg_catalog.current_setting('synchronous_commit') OPERATOR(pg_catalog.=) 'off'
 			THEN pg_catalog.set_config('synchronous_commit', 'local', false) END`,
 		pgx.QueryExecModeExec, fmt.Sprint(l.timeout.Milliseconds()))

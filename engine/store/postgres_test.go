@@ -110,10 +110,11 @@ func TestPostgresVersions(t *testing.T) {
 		t.Run(fmt.Sprint(major), func(t *testing.T) {
 			s := pgserver.Start(t, pgserver.Options{Major: major, HBA: "local all all trust\n"})
 			run(t, s, "CREATE ROLE app LOGIN")
-			config := PostgresConfig{Read: as(s, "app"), Write: as(s, s.User), Reader: "app"}
+			config := PostgresConfig{Read: as(s, "app"), Write: as(s, s.User), Reader: "app", Asks: "request/"}
 			p := openPostgres(t, config)
 			check(t, p.Init(background(t)))
 			check(t, p.Init(background(t)))
+			asksOnly(t, s, p)
 			for _, test := range []func(*testing.T, func(testing.TB) Store){conformNothing, conformEntry} {
 				test(t, func(t testing.TB) Store { return openPostgres(t, config) })
 			}
@@ -121,11 +122,70 @@ func TestPostgresVersions(t *testing.T) {
 	}
 }
 
+// asksOnly holds that the nodes' role can write what nodes ask for, and nothing that others say: neither by this package nor
+// in SQL of its own.
+func asksOnly(t *testing.T, s *pgserver.Server, authority *Postgres) {
+	t.Helper()
+	ctx := background(t)
+	v := create(t, authority, "node/app1", "by the authority")
+	node := openPostgres(t, PostgresConfig{Read: as(s, "app"), Write: as(s, "app"), Asks: "request/"})
+	wants(t, node, "node/app1", "by the authority", v)
+	asked := create(t, node, "request/app1", "please")
+	asked = swap(t, node, "request/app1", asked, "pretty please")
+	wants(t, authority, "request/app1", "pretty please", asked)
+
+	for _, key := range []string{"node/app2", "node/app1", "request", "requests/app1", "authority"} {
+		_, err := node.Create(ctx, key, []byte("forged"))
+		wantError(t, err, ErrUnavailable, "row-level security", "42501", "the nodes' role writes what is below request/")
+	}
+	_, err := node.Swap(ctx, "node/app1", v, []byte("forged"))
+	wantError(t, err, ErrChanged)
+
+	c, err := as(s, "app")(ctx)
+	check(t, err)
+	defer c.Close(ctx)
+	for _, sql := range []string{
+		"UPDATE converge.entries SET key = 'node/app2' WHERE key = 'request/app1'", "UPDATE converge.entries SET key = 'request/x'",
+		"DELETE FROM converge.entries", "TRUNCATE converge.entries", "LOCK TABLE converge.entries", "ALTER TABLE converge.entries DISABLE ROW LEVEL SECURITY",
+		"DROP POLICY asks ON converge.entries", "INSERT INTO converge.entries VALUES ('node/app1', 1, 'x') ON CONFLICT (key) DO UPDATE SET value = 'x'",
+	} {
+		if tag, err := c.Exec(ctx, sql); err == nil {
+			t.Errorf("as the nodes' role: %s: %s", sql, tag)
+		}
+	}
+	for _, sql := range []string{"UPDATE converge.entries SET value = 'forged' WHERE key NOT LIKE 'request/%'", "SELECT FROM converge.entries WHERE key = 'node/app1' FOR UPDATE"} {
+		if tag, err := c.Exec(ctx, sql); err != nil || tag.RowsAffected() != 0 {
+			t.Errorf("as the nodes' role: %s: %s, %v", sql, tag, err)
+		}
+	}
+	wants(t, authority, "node/app1", "by the authority", v)
+	swap(t, authority, "request/app1", asked, "by the authority, too")
+	swap(t, authority, "node/app1", v, "again")
+}
+
+// A table of an earlier version let the nodes' role write all of it. Admit takes that away, and what is in the table stays.
+func TestPostgresEarlierTable(t *testing.T) {
+	s := startPostgres(t)
+	run(t, s, "CREATE ROLE app LOGIN")
+	p := openPostgres(t, PostgresConfig{Write: as(s, s.User), Reader: "app", Asks: "request/"})
+	check(t, p.Admit(background(t))) // there is no table yet
+	if n := ask(t, s, "SELECT count(*)::text FROM pg_namespace WHERE nspname = 'converge'"); n != "0" {
+		t.Error("Admit has made a schema")
+	}
+	check(t, openMaster(t, s).Init(background(t)))
+	run(t, s, "GRANT USAGE ON SCHEMA converge TO app", "GRANT SELECT, INSERT, UPDATE ON converge.entries TO app")
+	v := create(t, p, "a", "x")
+	check(t, p.Admit(background(t)))
+	check(t, p.Admit(background(t)))
+	wants(t, p, "a", "x", v)
+	asksOnly(t, s, p)
+}
+
 // Init can be called by several at once, and a second time it writes nothing.
 func TestPostgresInit(t *testing.T) {
 	s := startPostgres(t)
 	run(t, s, "CREATE ROLE app LOGIN", "CREATE ROLE stranger LOGIN")
-	config := PostgresConfig{Write: as(s, s.User), Reader: "app"}
+	config := PostgresConfig{Write: as(s, s.User), Reader: "app", Asks: "request/"}
 	ctx := background(t)
 
 	// Before: it is empty, and nothing can be written.
@@ -160,7 +220,6 @@ func TestPostgresInit(t *testing.T) {
 	reader := openPostgres(t, PostgresConfig{Read: as(s, "app"), Write: as(s, "app")})
 	wants(t, reader, "a", "x", v)
 	create(t, reader, "request/app1", "please")
-	swap(t, reader, "a", v, "y")
 	wantError(t, openPostgres(t, PostgresConfig{Write: as(s, "app"), Schema: "other"}).Init(ctx), ErrUnavailable, "permission denied for database", "42501")
 
 	stranger := openPostgres(t, PostgresConfig{Read: as(s, "stranger"), Write: as(s, "stranger")})
@@ -170,14 +229,14 @@ func TestPostgresInit(t *testing.T) {
 	for _, err := range []error{err, err2, err3} {
 		wantError(t, err, ErrUnavailable, "permission denied for schema converge", "42501", "needs USAGE of the schema")
 	}
-	wantError(t, openPostgres(t, PostgresConfig{Write: as(s, s.User), Reader: "nobody"}).Init(ctx), ErrUnavailable, `role "nobody" does not exist`)
+	wantError(t, openPostgres(t, PostgresConfig{Write: as(s, s.User), Reader: "nobody", Asks: "request/"}).Init(ctx), ErrUnavailable, `role "nobody" does not exist`)
 
 	// Without a master it can be read.
 	only := openPostgres(t, PostgresConfig{Read: as(s, s.User)})
 	wants(t, only, "request/app1", "please", 1)
 	_, err = only.Create(ctx, "b", nil)
 	wantError(t, err, ErrUnavailable, "no master is known to write to")
-	for _, bad := range []PostgresConfig{{}, {Read: as(s, s.User), Schema: "a\x00b"}, {Read: as(s, s.User), Schema: strings.Repeat("x", 64)}} {
+	for _, bad := range []PostgresConfig{{}, {Read: as(s, s.User), Reader: "app"}, {Read: as(s, s.User), Reader: "app", Asks: "x'y"}, {Read: as(s, s.User), Schema: "a\x00b"}, {Read: as(s, s.User), Schema: strings.Repeat("x", 64)}} {
 		if _, err := OpenPostgres(bad); err == nil {
 			t.Errorf("%+v is taken", bad)
 		}
@@ -411,6 +470,17 @@ func TestPostgresStandby(t *testing.T) {
 	request := create(t, node, "request/node", "please")
 	wants(t, authority, "request/node", "please", request)
 
+	// A standby that is behind shows what others have written later, and what the node itself has written at once.
+	run(t, standby, "SELECT pg_wal_replay_pause()")
+	request = swap(t, node, "request/node", request, "pretty please")
+	wants(t, node, "request/node", "pretty please", request)
+	later := swap(t, authority, "a", v, "y")
+	wants(t, node, "a", "x", v)
+	run(t, standby, "SELECT pg_wal_replay_resume()")
+	check(t, node.Watch(ctx, "a", v))
+	wants(t, node, "a", "y", later)
+	v = later
+
 	wrong := openPostgres(t, PostgresConfig{Read: as(standby, standby.User), Write: as(standby, standby.User)})
 	_, err = wrong.Swap(ctx, "a", v, nil)
 	_, err2 := wrong.Create(ctx, "b", nil)
@@ -422,7 +492,7 @@ func TestPostgresStandby(t *testing.T) {
 	wantError(t, err, ErrUnavailable, "25006", "default_transaction_read_only")
 
 	master.Stop()
-	wants(t, node, "a", "x", v)
+	wants(t, node, "a", "y", v)
 	_, err = node.Swap(ctx, "a", v, nil)
 	wantError(t, err, ErrUnavailable)
 	// The standby takes over; a store that asks anew who the master is goes on.
