@@ -17,7 +17,7 @@ ifneq ($(filter-out help clean,$(MAKECMDGOALS)),)
 export PATH := $(or $(shell sh fixtures/go.sh),$(error there is no go command)):$(PATH)
 endif
 
-.PHONY: help build test check bench matrix demo lab lab-shell lab-down install clean servers tools
+.PHONY: help build test race check bench matrix demo lab lab-shell lab-down install clean servers tools
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -30,6 +30,11 @@ build: ## build bin/converge
 test: tools servers ## run every test but the matrix, with real PostgreSQL servers (as root: all of it)
 	go test -timeout 30m $$(go list ./... | grep -v -e /fixtures/matrix -e /fixtures/lab -e /fixtures/environment -e /engine/store)
 	go test -timeout 30m -p 1 ./engine/store ./fixtures/lab/... ./fixtures/environment
+
+race: tools servers ## run the tests with the race detector, and converge built with it in the lab; needs gcc
+	@sh fixtures/need.sh gcc:gcc /usr/include/stdlib.h:libc6-dev
+	CGO_ENABLED=1 go test -race -timeout 60m $$(go list ./... | grep -v -e /fixtures/matrix -e /fixtures/faults -e /fixtures/bench -e /fixtures/lab -e /fixtures/environment -e /engine/store)
+	CGO_ENABLED=1 CONVERGE_RACE=1 go test -race -timeout 60m -p 1 ./engine/store ./fixtures/lab/... ./fixtures/environment
 
 check: ## gofmt, go vet, staticcheck, the house rules, the recipes' form and the documentation
 	@unformatted=$$(gofmt -l cmd engine fixtures recipes resources); test -z "$$unformatted" || \
@@ -73,7 +78,8 @@ tools:
 		'/usr/lib/postgresql/*/bin/postgres:postgresql' strace:strace ip:iproute2 unshare:util-linux mount:mount \
 		setfacl:acl setfattr:attr mkfs.ext4:e2fsprogs chattr:e2fsprogs npm:npm \
 		/usr/sbin/sshd:openssh-server ssh:openssh-client etcd:etcd-server etcdctl:etcd-client nsenter:util-linux \
-		setpriv:util-linux tcpdump:tcpdump
+		setpriv:util-linux tcpdump:tcpdump javac:default-jdk-headless java:default-jre-headless \
+		/usr/share/java/postgresql.jar:libpostgresql-jdbc-java /usr/lib/python3/dist-packages/psycopg2:python3-psycopg2
 
 # The PostgreSQL servers that tests run.
 servers: tools

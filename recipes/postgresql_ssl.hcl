@@ -128,9 +128,8 @@ user_key "app_host" {
   expire_in_days = var.expire_in_days
 }
 
-# Only where there is anybody to deliver to.
+# Only where there is anybody to deliver to. The others tell what has arrived: an authority is changed by that.
 key_delivery "environment" {
-  roles     = ["db_master"]
   for_each  = length(environment.nodes) > 1 ? toset(["nodes"]) : toset([])
   authority = cert_authority.environment
 }
@@ -141,6 +140,16 @@ file_block "postgresql_conf" {
   position = "bottom"
   validate = "postgresql_conf"
   content  = join("\n", concat(local.ssl_settings, local.protocol_settings))
+}
+
+# Only when a certificate was revoked (converge revoke): a server whose list is missing lets nobody in.
+file_block "postgresql_crl" {
+  roles     = ["db_master", "db_replica", "solo"]
+  path      = postgresql.config_file
+  position  = "bottom"
+  validate  = "postgresql_conf"
+  only_with = cert_authority.environment.crl_file
+  content   = "ssl_crl_file = '${replace(server_key.postgresql.crl_file, "'", "''")}'"
 }
 
 file_block "pg_hba" {
@@ -158,6 +167,7 @@ service_reload "postgresql" {
   on_change = [
     server_key.postgresql,
     file_block.postgresql_conf,
+    file_block.postgresql_crl,
     file_block.pg_hba,
   ]
 }

@@ -38,10 +38,9 @@ func (s Site) oldUserKeys(user string) archive {
 
 func (s Site) oldAuthorities() archive { return archive{s, "authority", "", "ca.key", "ca.crt"} }
 
-// targets are the directories that a step with an archive may fill.
+// targets are the directory that a step with an archive may fill.
 func (a archive) targets() []engine.Target {
-	dir := a.site.oldKeys()
-	return []engine.Target{{Path: path.Dir(dir), Dir: true}, {Path: dir, Dir: true, Below: true}}
+	return []engine.Target{{Path: a.site.oldKeys(), Below: true}}
 }
 
 // oldFile is a file on its way into the archive, or out of it.
@@ -73,25 +72,7 @@ func (a archive) put(h *engine.Host, files []oldFile) error {
 	if len(files) == 0 {
 		return nil
 	}
-	dir := a.site.oldKeys()
-	if err := makeParent(h, dir); err != nil {
-		return err
-	}
-	steps := []string{a.kind, a.site.Started.UTC().Format(archiveTime)}
-	if a.of != "" {
-		steps = append(steps, a.of)
-	}
-	if err := ensure(h, dir); err != nil {
-		return err
-	}
-	for i, s := range steps {
-		dir = path.Join(dir, s)
-		if i < len(steps)-1 {
-			if err := ensure(h, dir); err != nil {
-				return err
-			}
-		}
-	}
+	dir := path.Join(a.site.oldKeys(), a.kind, a.site.Started.UTC().Format(archiveTime), a.of)
 	for n := 1; ; n++ {
 		at := dir
 		if n > 1 {
@@ -110,39 +91,24 @@ func (a archive) put(h *engine.Host, files []oldFile) error {
 // archiveTime names the folder of a run; sorted by name they are sorted by time.
 const archiveTime = "20060102T150405Z"
 
-// ensure makes a directory where none is. One that is there keeps its owner and mode: it may be the operator's own.
-func ensure(h *engine.Host, dir string) error {
-	if _, err := h.Stat(dir); !engine.IsNotExist(err) {
-		return err
-	}
-	return h.Mkdir(dir, rootPrivate)
-}
-
-// compareArchive says whether a folder of the archive is there, and holds just these files.
+// compareArchive says whether a folder of the archive has one of these files already, and whether it has just these.
 func compareArchive(h *engine.Host, dir string, files []oldFile) (there, same bool, err error) {
-	names, err := h.ReadDir(dir)
-	if engine.IsNotExist(err) {
-		return false, false, nil
-	}
-	if err != nil {
-		return false, false, err
-	}
+	same = true
 	for _, f := range files {
 		old, err := h.ReadFile(path.Join(dir, f.name))
-		if engine.IsNotExist(err) || err == nil && !bytes.Equal(old, f.content) {
-			return true, false, nil
-		}
-		if err != nil {
-			return true, false, err
+		switch {
+		case engine.IsNotExist(err):
+			same = false
+		case err != nil:
+			return there, false, err
+		default:
+			there, same = true, same && bytes.Equal(old, f.content)
 		}
 	}
-	return true, len(names) == len(files), nil
+	return there, there && same, nil
 }
 
 func (a archive) fill(h *engine.Host, dir string, files []oldFile) error {
-	if err := ensure(h, dir); err != nil {
-		return err
-	}
 	for _, f := range files {
 		file := path.Join(dir, f.name)
 		var err error

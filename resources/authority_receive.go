@@ -52,6 +52,9 @@ func (a *CertAuthority) receive(ctx context.Context, h *engine.Host) error {
 	if err := a.strayKeys(h, now.roots); err != nil {
 		return err
 	}
+	if err := a.leftUsers(h, now); err != nil {
+		return err
+	}
 	if _, err := a.site.identity(h); err != nil {
 		h.Warn(err.Error()) // nothing has to be opened today, and the next key could not be
 	}
@@ -62,7 +65,10 @@ func (a *CertAuthority) receive(ctx context.Context, h *engine.Host) error {
 	if err := h.WriteFile(a.certFile(), now.authority().PEM(), rootPublic, engine.NoDiff); err != nil {
 		return err
 	}
-	return h.WriteFile(a.bundleFile(), pki.Bundle(now.roots...), rootPublic, engine.NoDiff)
+	if err := h.WriteFile(a.bundleFile(), pki.Bundle(now.roots...), rootPublic, engine.NoDiff); err != nil {
+		return err
+	}
+	return a.issuer().keepDelivered(h, now.body.Lists)
 }
 
 // noKeyHere refuses to go on where the authority's key lies and does not belong.

@@ -95,12 +95,15 @@ type pair struct {
 }
 
 // local reads what stands there. What is damaged is for keep to say.
-func (a *CertAuthority) local(h *engine.Host) (p pair, err error) {
-	cert, err := h.ReadFile(a.certFile())
+func (a *CertAuthority) local(h *engine.Host) (pair, error) { return a.current().look(h) }
+
+// look reads what stands there, whatever it is.
+func (s authoritySlot) look(h *engine.Host) (p pair, err error) {
+	cert, err := h.ReadFile(s.cert)
 	if err := unlessMissing(err); err != nil {
 		return p, err
 	}
-	key, err := h.ReadFile(a.keyFile())
+	key, err := h.ReadFile(s.key)
 	if err := unlessMissing(err); err != nil {
 		return p, err
 	}
@@ -159,7 +162,14 @@ func (a *CertAuthority) compare(ctx context.Context, h *engine.Host, there store
 		return fmt.Errorf("the authority that %s names: %w", a.site.Delivery.Store, err)
 	}
 	holder, epoch := there.statement.From, there.statement.Epoch
-	if !here.cert.IsZero() && here.cert.Fingerprint() != cert.Fingerprint() {
+	if holder != a.site.Node.Name && mine.Epoch > 0 && mine.Epoch <= epoch && !here.key.IsZero() {
+		return a.fenced(there, mine)
+	}
+	changed, err := a.tookPlaceOf(h, cert)
+	if err != nil {
+		return err
+	}
+	if !here.cert.IsZero() && here.cert.Fingerprint() != cert.Fingerprint() && !(changed && holder == a.site.Node.Name) {
 		return fmt.Errorf("this node's authority is %s, and the environment's is %s, which %s has: there must not be two; nothing is issued. When this node's is the stray one, move %s away and run again; the environment's is not replaced by itself",
 			here.cert, cert, holder, a.dir)
 	}
@@ -167,22 +177,34 @@ func (a *CertAuthority) compare(ctx context.Context, h *engine.Host, there store
 	case holder == a.site.Node.Name && here.key.IsZero():
 		return a.takeOver(ctx, h, there, here, cert, epoch)
 	case holder == a.site.Node.Name, mine.Epoch > epoch:
-		return a.hold(h, there, max(epoch, mine.Epoch))
-	case mine.Epoch > 0 && !here.key.IsZero():
-		return a.fenced(there, mine)
+		return a.hold(ctx, h, there, cert, max(epoch, mine.Epoch))
 	}
 	return a.takeOver(ctx, h, there, here, cert, epoch+1)
 }
 
-// hold goes on having the authority.
-func (a *CertAuthority) hold(h *engine.Host, there stored, epoch int64) error {
+// tookPlaceOf says whether this node's authority has taken the place of another one, in a change that has not ended.
+func (a *CertAuthority) tookPlaceOf(h *engine.Host, other pki.Certificate) (bool, error) {
+	previous, err := a.previous().look(h)
+	return err == nil && !previous.cert.IsZero() && previous.cert.Fingerprint() == other.Fingerprint(), err
+}
+
+// hold goes on having the authority. told is the one that the store names.
+func (a *CertAuthority) hold(ctx context.Context, h *engine.Host, there stored, told pki.Certificate, epoch int64) error {
 	if err := a.keep(h); err != nil {
+		return err
+	}
+	if err := a.change(ctx, h); err != nil {
 		return err
 	}
 	if err := a.remember(h, epoch); err != nil {
 		return err
 	}
-	if there.statement.From == a.site.Node.Name && there.statement.Epoch == epoch && !due(there.statement, h.Now()) {
+	now, err := a.local(h)
+	if err != nil {
+		return err
+	}
+	same := now.cert.Fingerprint() == told.Fingerprint()
+	if same && there.statement.From == a.site.Node.Name && there.statement.Epoch == epoch && !due(there.statement, h.Now()) {
 		return nil
 	}
 	id, err := a.site.identity(h)
@@ -212,9 +234,9 @@ func (a *CertAuthority) takeOver(ctx context.Context, h *engine.Host, there stor
 	if err != nil {
 		return err
 	}
-	key := here.key
+	key, escrow := here.key, inEscrow{}
 	if key.IsZero() {
-		key, err = a.fromEscrow(ctx, h, there.statement.From)
+		key, escrow, err = a.fromEscrow(ctx, h, there.statement.From)
 		if errors.Is(err, errNoEscrow) && there.statement.From == a.site.Node.Name {
 			if !here.cert.IsZero() {
 				return a.keep(h) // which says what is missing
@@ -224,6 +246,10 @@ func (a *CertAuthority) takeOver(ctx context.Context, h *engine.Host, there stor
 		if err != nil {
 			return err
 		}
+	}
+	key, authorities, err := a.takeChange(h, escrow.change, cert, key)
+	if err != nil {
+		return fmt.Errorf("the change of authorities in escrow: %w", err)
 	}
 	if !key.Matches(cert) {
 		return fmt.Errorf("the key does not belong to the environment's authority %s: put the right one into %s, from a backup or from %s", cert, a.keyFile(), there.statement.From)
@@ -235,6 +261,9 @@ func (a *CertAuthority) takeOver(ctx context.Context, h *engine.Host, there stor
 		return err
 	}
 	if err := a.keepBundle(h, cert); err != nil {
+		return err
+	}
+	if err := a.takeUsers(h, authorities, escrow.users); err != nil {
 		return err
 	}
 	if err := a.remember(h, epoch); err != nil {
@@ -258,28 +287,6 @@ func (a *CertAuthority) takeOver(ctx context.Context, h *engine.Host, there stor
 		return err
 	}})
 	return nil
-}
-
-var errNoEscrow = errors.New("its key was not put in escrow for this node")
-
-// fromEscrow opens the authority's key that was sealed to this node.
-func (a *CertAuthority) fromEscrow(ctx context.Context, h *engine.Host, holder string) (pki.PrivateKey, error) {
-	key := escrowEntries + a.site.Node.Name
-	there, _, err := a.site.Delivery.get(ctx, h, bundle.Wanted{Environment: a.site.Environment.Name, Key: key, Signers: a.databases()})
-	if err == nil {
-		err = there.refused
-	}
-	var body escrowBody
-	if err == nil && there.version != 0 {
-		err = there.statement.Decode(&body)
-	}
-	if err != nil {
-		return pki.PrivateKey{}, fmt.Errorf("the authority's key in escrow: %w", err)
-	}
-	if len(body.Key) == 0 {
-		return pki.PrivateKey{}, fmt.Errorf("%s has the environment's authority, and %w: bring it here from %s, or from a backup, as %s (mode 0600, owner root), and run again; to have it in escrow the next time, name this node in escrow of the cert_authority", holder, errNoEscrow, holder, a.keyFile())
-	}
-	return a.site.open(h, body.Key, body.HostKey, "the authority's key in escrow")
 }
 
 // strayKeys finds the authority's private key where it must not be, among the files that copies of the data directory

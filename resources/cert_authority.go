@@ -31,9 +31,15 @@ type CertAuthority struct {
 	Escrow       []string  `hcl:"escrow,optional" doc:"Nodes that may take the authority over when its node is lost: each finds the key in the store, sealed to its host key. Default: none."`
 	EscrowAt     hcl.Range `hcl:"escrow,attr_value_range"`
 
-	site Site
-	spec pki.AuthoritySpec
-	dir  string
+	RenewBeforeDays *int      `hcl:"renew_before_days" doc:"How many days before its end another authority begins to take its place, step by step. 0: never by itself. Default: the last third of its life, 90 at the most."`
+	RenewAt         hcl.Range `hcl:"renew_before_days,attr_value_range"`
+
+	site        Site
+	spec        pki.AuthoritySpec
+	dir         string
+	renewBefore time.Duration
+	places      []place // where the keys of this node are
+	began       string  // the state of a change of authorities, when this run first looked at it
 }
 
 // DefaultAuthorityDirectory is where the authority is, unless it is said otherwise.
@@ -66,6 +72,10 @@ func (a *CertAuthority) Prepare(b recipe.Block) hcl.Diagnostics {
 		name = *a.CommonName
 	}
 	valid, d := validity(a.ExpireInDays, a.ExpireAt, b)
+	diags = append(diags, d...)
+	if a.renewBefore, d = renewBefore(a.RenewBeforeDays, valid, a.RenewAt, b); a.RenewBeforeDays == nil {
+		a.renewBefore = min(90*pki.Day, valid/3) // it takes several runs of every node
+	}
 	diags = append(diags, d...)
 	kind, d := algorithm(a.Algorithm, a.AlgorithmAt, b, pki.CheckAuthorityAlgorithm)
 	diags = append(diags, d...)
@@ -103,20 +113,25 @@ func (a *CertAuthority) Exports() map[string]cty.Value {
 		"cert_file":     cty.StringVal(a.certFile()),
 		"key_file":      cty.StringVal(a.keyFile()),
 		"bundle_file":   cty.StringVal(a.bundleFile()),
+		"crl_file":      cty.StringVal(a.issuer().listFile()),
 	}
 }
 
 // Targets returns its files, and its directory with the one above.
 func (a *CertAuthority) Targets() []engine.Target {
-	return []engine.Target{
+	out := []engine.Target{
 		{Path: path.Dir(a.dir), Dir: true},
 		{Path: a.dir, Dir: true},
-		{Path: a.keyFile()},
-		{Path: a.certFile()},
 		{Path: a.bundleFile()},
 		{Path: a.receivedFile()},
 		{Path: a.recordFile()},
 	}
+	for _, s := range []authoritySlot{a.current(), a.next(), a.previous()} {
+		out = append(out, s.targets()...)
+	}
+	out = append(out, a.vaultTargets()...)
+	out = append(out, a.issuer().revocationTargets()...)
+	return append(out, a.site.oldAuthorities().targets()...)
 }
 
 var (
@@ -137,6 +152,11 @@ func (a *CertAuthority) Converge(ctx context.Context, h *engine.Host) error {
 	if !issues(a.site.Node.Role) {
 		return a.receive(ctx, h)
 	}
+	if len(a.vaultTargets()) > 0 {
+		if err := h.Mkdir(a.usersDir(), rootPrivate); err != nil { // for the steps of the users, which go side by side
+			return err
+		}
+	}
 	if known, err := h.ReadFile(a.bundleFile()); err == nil {
 		if roots, err := pki.ParseCertificates(known); err == nil {
 			if err := a.strayKeys(h, roots); err != nil {
@@ -144,10 +164,25 @@ func (a *CertAuthority) Converge(ctx context.Context, h *engine.Host) error {
 			}
 		}
 	}
+	if err := a.keepAny(ctx, h); err != nil {
+		return err
+	}
+	c, err := a.changing(h)
+	if err != nil {
+		return err
+	}
+	return a.keepRevocations(h, c.all())
+}
+
+// keepAny keeps the authority, for this node alone or for others as well.
+func (a *CertAuthority) keepAny(ctx context.Context, h *engine.Host) error {
 	if a.site.Delivery != nil {
 		return a.share(ctx, h)
 	}
-	return a.keep(h)
+	if err := a.keep(h); err != nil {
+		return err
+	}
+	return a.change(ctx, h)
 }
 
 // keep makes the authority where nothing of one is, and else checks it.
@@ -207,6 +242,7 @@ func (a *CertAuthority) check(h *engine.Host, keyPEM, certPEM []byte) error {
 	if len(broken) > 0 {
 		return fmt.Errorf("the authority in %s cannot be used: %s; an authority is never replaced by itself: put the right files back from a backup, or move ca.key, ca.crt and bundle.crt away to begin a new one, and every key that the old one signed will be issued anew", a.dir, pki.Sentences(broken))
 	}
+	odd = slices.DeleteFunc(odd, func(r pki.Reason) bool { return r.Kind == pki.InWindow && a.renewBefore > 0 }) // it is being changed
 	if len(odd) > 0 {
 		h.Warn("the authority is kept as it is: " + pki.Sentences(odd))
 	}
@@ -292,28 +328,35 @@ func (i issuer) issue(h *engine.Host, cert pki.Certificate, key pki.Subject, spe
 	if shortened > 0 {
 		h.Warn(fmt.Sprintf("the certificate ends %d days earlier than declared, on %s, because its authority does: replace the authority in good time", shortened/pki.Day, leaf.NotAfter.Format(time.DateOnly)))
 	}
-	return leaf, i.record(h, leaf)
+	return leaf, i.record(h, spec.Usage, leaf)
 }
 
-// issuedDir has every certificate that the authority has signed, each in a file of its own named by its serial number:
-// what there is to revoke, and to list.
+// issuedDir has every certificate that the authority has signed and that has not ended: what there is to revoke, and to
+// list. The names of the files do not depend on what is signed, so a plan can foretell them.
 func (i issuer) issuedDir() string { return path.Join(i.dir, "issued") }
+
+// issuedFile has the certificates of one user or server, the oldest first.
+func (i issuer) issuedFile(usage pki.Usage, name string) string {
+	return path.Join(i.issuedDir(), string(usage)+"-"+name+".crt")
+}
 
 // targets are the files that whoever issues may write.
 func (i issuer) targets() []engine.Target {
-	return []engine.Target{{Path: i.issuedDir(), Dir: true, Below: true}}
+	return []engine.Target{{Path: i.issuedDir(), Below: true}}
 }
 
 // record keeps a certificate among those that were issued.
-func (i issuer) record(h *engine.Host, cert pki.Certificate) error {
-	file := path.Join(i.issuedDir(), fmt.Sprintf("%040x.crt", cert.SerialNumber))
-	if _, err := h.Stat(file); !engine.IsNotExist(err) {
-		return err
+func (i issuer) record(h *engine.Host, usage pki.Usage, cert pki.Certificate) error {
+	file := i.issuedFile(usage, cert.Subject.CommonName)
+	known, err := engine.Parsed(h, file, pki.ParseCertificates)
+	if err := unlessMissing(err); err != nil {
+		return fmt.Errorf("%w; it records certificates that were issued: put it back from a backup, or move it away", err)
 	}
-	if err := h.Mkdir(i.issuedDir(), rootPrivate); err != nil {
-		return err
+	if slices.ContainsFunc(known, func(c pki.Certificate) bool { return c.Fingerprint() == cert.Fingerprint() }) {
+		return nil
 	}
-	return h.WriteFile(file, cert.PEM(), rootPublic, engine.NoDiff, engine.Generated, engine.Aside)
+	all := slices.DeleteFunc(slices.Clone(known), func(c pki.Certificate) bool { return h.Now().After(c.NotAfter) })
+	return h.WriteFile(file, pki.Bundle(append(all, cert)...), rootPublic, engine.NoDiff, engine.Generated, engine.Aside)
 }
 
 // list joins names for people.

@@ -27,7 +27,8 @@ type Delivery struct {
 	Needs []Needs // on the authority: what each node is to have, by the recipe; in declared order
 	New   bool    // on the authority: it never had a store, so one that is not there yet is one to be made
 
-	away atomic.Pointer[unreachable] // what this run has found out about the store
+	away  atomic.Pointer[unreachable] // what this run has found out about the store
+	admit sync.Once                   // before the authority's first write
 
 	Published *Published // what the authority remembers of the statements that it made; nil: nothing
 }
@@ -117,6 +118,11 @@ type nodeBody struct {
 	HostKey string          `json:"host_key"` // the fingerprint of the host key that the keys are sealed to
 	Users   []deliveredUser `json:"users"`
 	Server  string          `json:"server,omitempty"` // PEM: the server's certificate, for the key of its request
+
+	Lists *deliveredLists `json:"revocation_lists,omitempty"` // for a node with a server; nil: nothing was ever revoked
+
+	TellAfter *time.Time `json:"tell_after,omitempty"` // during a change of authorities: what the node has told has to be later
+	Escrow    int64      `json:"escrow,omitempty"`     // the version of what is in escrow for the node: an older one was brought back; 0: nothing is
 }
 
 // A deliveredUser is a user's key on its way.
@@ -132,13 +138,6 @@ type requestBody struct {
 	Certificate string `json:"certificate,omitempty"` // PEM: the one that it has for this key, which will do as long as it is right
 }
 
-// An escrowBody is the authority's key for a node that may take over.
-type escrowBody struct {
-	Fingerprint string `json:"fingerprint"` // of the authority's certificate
-	HostKey     string `json:"host_key"`    // the fingerprint of the host key that the key is sealed to; "": it was taken back
-	Key         []byte `json:"key"`         // sealed
-}
-
 // KeyTypes are the types of blocks that say which keys a node is to have.
 var KeyTypes = []string{"user_key", "server_key"}
 
@@ -148,7 +147,9 @@ func needsOf(n recipe.Node, blocks []recipe.Block) Needs {
 	for _, b := range blocks {
 		switch k := b.Config.(type) {
 		case *UserKey:
-			out.Users = append(out.Users, k)
+			if !k.absent {
+				out.Users = append(out.Users, k)
+			}
 		case *ServerKey:
 			out.Server = k
 		}
@@ -346,12 +347,28 @@ func (s Site) statement(h *engine.Host, id bundle.Identity, m message) ([]byte, 
 	return text, head, err
 }
 
-// put is how a statement gets into the store, if what was there still is.
-func (d *Delivery) put(ctx context.Context, key string, old store.Version, text []byte) (v store.Version, err error) {
+// ready makes the store where there was none, and has one that was made by an earlier version keep nodes out of what is not
+// theirs to write. Only the authority does either.
+func (d *Delivery) ready(ctx context.Context) error {
 	if maker, ok := d.Store.(interface{ Init(context.Context) error }); ok && d.New {
 		if err := maker.Init(ctx); err != nil {
-			return 0, fmt.Errorf("make the store: %w", err)
+			return fmt.Errorf("make the store: %w", err)
 		}
+	}
+	var err error
+	if keeper, ok := d.Store.(interface{ Admit(context.Context) error }); ok && len(d.Needs) > 0 {
+		d.admit.Do(func() { err = keeper.Admit(ctx) })
+	}
+	if err != nil {
+		return fmt.Errorf("who may write to the store: %w", err)
+	}
+	return nil
+}
+
+// put is how a statement gets into the store, if what was there still is.
+func (d *Delivery) put(ctx context.Context, key string, old store.Version, text []byte) (v store.Version, err error) {
+	if err := d.ready(ctx); err != nil {
+		return 0, err
 	}
 	if old == 0 {
 		v, err = d.Store.Create(ctx, key, text)

@@ -33,6 +33,10 @@ type network struct {
 	var_  string
 	store store.Store
 	now   time.Time
+
+	recipe      string
+	maintenance *Maintenance     // of the next run
+	change      *AuthorityChange // that the last run found
 }
 
 const networkRecipe = `
@@ -70,7 +74,7 @@ func newNetwork(t *testing.T, variables string, nodes ...string) *network {
 		}
 		t.Skip("this test gives files away: it needs root")
 	}
-	n := &network{t: t, dir: t.TempDir(), roles: map[string]string{}, keys: map[string]ed25519.PrivateKey{}, var_: variables, now: time.Now()}
+	n := &network{t: t, dir: t.TempDir(), roles: map[string]string{}, keys: map[string]ed25519.PrivateKey{}, var_: variables, now: time.Now(), recipe: networkRecipe}
 	os.Chmod(n.dir, 0o755)
 	os.Chmod(filepath.Dir(n.dir), 0o755)
 	s, err := store.OpenDir(filepath.Join(n.dir, "store"))
@@ -169,9 +173,12 @@ func (n *network) open(name, role string) (*engine.Engine, *engine.Graph) {
 	n.check(err)
 	accounts := engine.NewAccounts(d)
 	site := Site{Environment: env, Node: node, Trials: &Trials{}, Delivery: &Delivery{Store: n.store, Published: &Published{}}}
+	site.Started, site.Maintenance, site.Change = n.now, n.maintenance, &AuthorityChange{}
+	n.change = site.Change
 	site.Home = func(user string) (string, bool) { u, err := accounts.User(user); return u.Home, err == nil }
+	site.Disk = d
 	types := Types(site)
-	source := []recipe.Source{{Name: "net.hcl", Bytes: []byte(networkRecipe)}}
+	source := []recipe.Source{{Name: "net.hcl", Bytes: []byte(n.recipe)}}
 	loaded, diags := recipe.Load(source, engine.RecipeTypes(types))
 	if issues(role) && !diags.HasErrors() {
 		site.Delivery.Needs, diags = AllNeeds(loaded, env, func(n recipe.Node) recipe.Scope { return recipe.Scope{Environment: env, Node: n} })
@@ -187,11 +194,14 @@ func (n *network) open(name, role string) (*engine.Engine, *engine.Graph) {
 	for i := range program.Blocks {
 		blocks = append(blocks, &program.Blocks[i])
 	}
-	graph, diags := engine.NewGraph(blocks, types)
+	former, err := Formerly(site, blocks)
+	n.check(err)
+	graph, diags := engine.NewGraph(append(blocks, former...), types)
 	if diags.HasErrors() {
 		n.t.Fatal(diags)
 	}
 	graph.Environment, graph.Node, graph.Role = env.Name, name, role
+	Link(graph)
 	e := &engine.Engine{Disk: d, State: state, Now: func() time.Time { return n.now }, Rand: rand.Reader, Parallelism: 2}
 	return e, graph
 }
@@ -356,13 +366,20 @@ func TestTakeOver(t *testing.T) {
 	n := newNetwork(t, `escrow = ["db2"]`, "db1:db_master", "db2:db_replica", "app1:app")
 	n.settle("db1", "db2", "app1")
 	ca := n.read("db1", "etc/converge/authority/ca.crt")
-	n.roles["db1"], n.roles["db2"] = "db_replica", "db_master"
+	keys := n.keysOf("app1", "db2")
+	n.fallOver()
 	n.ok(n.apply("db2"), -1)
 	n.ok(n.apply("db2"), 0)
 	if n.read("db2", "etc/converge/authority/ca.crt") != ca || n.read("db2", "etc/converge/authority/ca.key") != n.read("db1", "etc/converge/authority/ca.key") {
 		t.Error("the authority is another one")
 	}
-	n.ok(n.apply("app1"), -1)
+	n.ok(n.apply("app1"), 1) // what it has from the authority is signed by another node now, and says the same
+	if n.keysOf("app1", "db2") != keys {
+		t.Error("clients got other keys")
+	}
+	if n.read("app1", "home/deploy/.postgresql/postgresql.key") != n.read("db2", "home/deploy/.postgresql/postgresql.key") {
+		t.Error("the new authority has another key of deploy than app1")
+	}
 	rep := n.applyAs("db1", "db_master")
 	n.fails(rep, "db2 has the authority since epoch 2", "this node had it in epoch 1")
 	if rep.Result != engine.ResultRefused {
@@ -432,7 +449,7 @@ func TestTwoTakeOver(t *testing.T) {
 
 // takeOver is a run of a node whose file says that it is the master, and that db1 is a replica.
 func (n *network) takeOver(name string) *engine.Report {
-	other := &network{t: n.t, dir: n.dir, roles: map[string]string{"db1": "db_replica", "db2": "db_replica", "db3": "db_replica"}, keys: n.keys, var_: n.var_, store: n.store, now: n.now}
+	other := &network{t: n.t, dir: n.dir, roles: map[string]string{"db1": "db_replica", "db2": "db_replica", "db3": "db_replica"}, keys: n.keys, var_: n.var_, store: n.store, now: n.now, recipe: n.recipe}
 	other.roles[name] = "db_master"
 	return other.apply(name)
 }

@@ -27,6 +27,8 @@ type FileBlock struct {
 	SourceAt   hcl.Range `hcl:"source,attr_value_range"`
 	Optional   bool      `hcl:"optional,optional" doc:"With source: where the source does not exist, the block has the lines of content alone; without any, it is not wanted, and is removed. Default: false, and a missing source is an error."`
 	OptionalAt hcl.Range `hcl:"optional,attr_value_range"`
+	OnlyWith   *string   `hcl:"only_with" doc:"Another file on the node: the block stands only while that one is there, and else is removed."`
+	OnlyWithAt hcl.Range `hcl:"only_with,attr_value_range"`
 	Position   *string   `hcl:"position" doc:"\"top\": before every line that is not converge's and not blank or a comment. \"bottom\" (default): after every such line."`
 	PositionAt hcl.Range `hcl:"position,attr_value_range"`
 	Validate   *string   `hcl:"validate" doc:"How the new file is checked before it is written: \"pg_hba\" and \"postgresql_conf\" for the server's version, or a command with %s for the file, such as \"visudo -cf %s\". pg_hba also translates the block into the words of the server's version."`
@@ -59,6 +61,9 @@ func (f *FileBlock) Prepare(b recipe.Block) hcl.Diagnostics {
 		diags = append(diags, absolute(*f.Source, "source", f.SourceAt, b)...)
 	case f.Optional:
 		diags = append(diags, mistake(f.OptionalAt, b, "Optional content", "optional speaks of a source that may be missing, and there is only content: remove it."))
+	}
+	if f.OnlyWith != nil {
+		diags = append(diags, absolute(*f.OnlyWith, "only_with", f.OnlyWithAt, b)...)
 	}
 	f.position = bottom
 	if f.Position != nil {
@@ -132,8 +137,12 @@ func (f *FileBlock) Converge(ctx context.Context, h *engine.Host) error {
 	if err != nil {
 		return err
 	}
+	absent, err := f.unwanted(h, parts)
+	if err != nil {
+		return err
+	}
 	var edits []edit
-	if len(parts) > 0 {
+	if absent == "" {
 		body, notes, err := f.translated(h, parts)
 		if err != nil {
 			return err
@@ -141,7 +150,7 @@ func (f *FileBlock) Converge(ctx context.Context, h *engine.Host) error {
 		edits = doc.setBlock(f.comment, f.name, body, f.position)
 		f.explain(h, doc, edits, notes)
 	} else if edits = doc.removeBlock(f.name); len(edits) > 0 {
-		h.Explain(fmt.Sprintf("remove block %q from %s", f.name, f.path), *f.Source+" does not exist")
+		h.Explain(fmt.Sprintf("remove block %q from %s", f.name, f.path), absent+" does not exist")
 	}
 	var options []engine.WriteOption
 	if f.secret {
@@ -153,6 +162,19 @@ func (f *FileBlock) Converge(ctx context.Context, h *engine.Host) error {
 		}
 	}
 	return f.check.run(ctx, h, f, before, len(edits) > 0)
+}
+
+// unwanted names the file without which the block is not to stand; "" when it is.
+func (f *FileBlock) unwanted(h *engine.Host, parts []part) (string, error) {
+	if f.OnlyWith != nil {
+		if _, err := h.Stat(*f.OnlyWith); err != nil {
+			return *f.OnlyWith, unlessMissing(err)
+		}
+	}
+	if len(parts) == 0 {
+		return *f.Source, nil
+	}
+	return "", nil
 }
 
 // A part is lines of the block that come from one place. Messages about them count the lines of that place.

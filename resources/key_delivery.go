@@ -30,6 +30,7 @@ type KeyDelivery struct {
 
 	site   Site
 	issuer issuer
+	places []place // where the keys of this node are
 	escrow []string
 	needs  []Needs          // of the other nodes
 	vault  map[string]leaf  // by user: the keys that no step of this node's own makes
@@ -76,8 +77,14 @@ func (k *KeyDelivery) Prepare(recipe.Block) hcl.Diagnostics {
 // Exports returns nothing.
 func (k *KeyDelivery) Exports() map[string]cty.Value { return nil }
 
+// ComesLast says that a node tells the authority what it has when all else is done.
+func (k *KeyDelivery) ComesLast() bool { return !issues(k.site.Node.Role) }
+
 // Targets returns the files of the keys that it makes itself.
 func (k *KeyDelivery) Targets() []engine.Target {
+	if !issues(k.site.Node.Role) {
+		return nil
+	}
 	out := append(k.site.oldAuthorities().targets(), k.issuer.targets()...)
 	for _, user := range slices.Sorted(maps.Keys(k.vault)) {
 		out = append(out, k.issuer.vault(user).targets()...)
@@ -91,6 +98,12 @@ func (k *KeyDelivery) Reads() []string { return []string{k.issuer.dir} }
 // Converge publishes what nodes do not have as it should be. What is wrong with one node keeps no other from its own.
 func (k *KeyDelivery) Converge(ctx context.Context, h *engine.Host) error {
 	d := k.site.Delivery
+	if !issues(k.site.Node.Role) {
+		if d == nil {
+			return nil
+		}
+		return k.site.tell(ctx, h, k.issuer, k.places)
+	}
 	if d == nil {
 		if n := len(k.site.Environment.Nodes) - 1; n > 0 {
 			h.Warn(fmt.Sprintf("no key goes to the %d other nodes: give every node its host_key in the environment file (converge fleet scan proposes them)", n))
@@ -106,11 +119,14 @@ func (k *KeyDelivery) Converge(ctx context.Context, h *engine.Host) error {
 	if err != nil {
 		return err
 	}
-	p := publisher{KeyDelivery: k, h: h, id: id, versions: map[string]store.Version{}}
+	p := publisher{KeyDelivery: k, h: h, id: id, versions: map[string]store.Version{}, batch: &batch{}, escrowed: map[string]int64{}}
 	if p.cert, err = k.issuer.cert(h); err != nil {
 		return err
 	}
 	if p.roots, err = h.ReadFile(k.issuer.bundleFile); err != nil {
+		return err
+	}
+	if p.lists, err = k.issuer.listsToDeliver(h); err != nil {
 		return err
 	}
 	record, err := (&CertAuthority{dir: k.issuer.dir}).record(h)
@@ -125,6 +141,13 @@ func (k *KeyDelivery) Converge(ctx context.Context, h *engine.Host) error {
 	for _, key := range known {
 		p.versions[key.Name] = key.Version
 	}
+	// First what is in escrow, for the nodes are told which they have to expect.
+	if err := p.deposit(ctx); engine.IsRefused(err) {
+		return err
+	} else if err != nil {
+		h.Fail(err)
+	}
+	p.batch = &batch{}
 	for _, n := range k.needs {
 		err := p.node(ctx, n)
 		if engine.IsRefused(err) {
@@ -134,13 +157,10 @@ func (k *KeyDelivery) Converge(ctx context.Context, h *engine.Host) error {
 			h.Fail(fmt.Errorf("%s gets nothing: %w", n.Node.Name, err))
 		}
 	}
-	for _, err := range []error{p.removed(ctx, known), p.deposit(ctx)} {
-		switch {
-		case engine.IsRefused(err):
-			return err
-		case err != nil:
-			h.Fail(err)
-		}
+	if err := p.removed(ctx, known); engine.IsRefused(err) {
+		return err
+	} else if err != nil {
+		h.Fail(err)
 	}
 	if len(p.done) > 0 {
 		h.Explain("publish what is new for "+list(p.done), strings.Join(p.why, "; "))
@@ -155,10 +175,12 @@ type publisher struct {
 	id    bundle.Identity
 	cert  pki.Certificate
 	roots []byte
+	lists *deliveredLists // nil: nothing was ever revoked
 	epoch int64
 
 	versions  map[string]store.Version // of what there is for nodes
-	batch     batch
+	escrowed  map[string]int64         // by node: the version of what is in escrow for it
+	batch     *batch                   // what is published at the same time; batches, one after the other
 	done, why []string
 }
 
@@ -188,7 +210,13 @@ func (p *publisher) node(ctx context.Context, n Needs) error {
 		return err
 	}
 	key := nodeEntries + n.Node.Name
-	body := nodeBody{Roots: string(p.roots), HostKey: to.Fingerprint(), Users: []deliveredUser{}}
+	body := nodeBody{Roots: string(p.roots), HostKey: to.Fingerprint(), Users: []deliveredUser{}, Escrow: p.escrowed[n.Node.Name]}
+	if n.Server != nil {
+		body.Lists = p.lists
+	}
+	if c := p.site.Change; c != nil && c.Phase == Drain && !c.Since.IsZero() && n.Server != nil {
+		body.TellAfter = &c.Since
+	}
 	for _, u := range n.Users {
 		if err := p.odd[u.user]; err != nil {
 			return err
@@ -240,7 +268,8 @@ func (p *publisher) node(ctx context.Context, n Needs) error {
 			return err
 		}
 	}
-	return p.say(key, there, body, n.Node.Name, why, says)
+	_, err = p.say(key, there, body, n.Node.Name, why, says)
+	return err
 }
 
 // says is a sum of all that decides whether a statement is still the right one.
@@ -249,6 +278,15 @@ func (p *publisher) says(b nodeBody) string {
 	fmt.Fprintf(sum, "%d %q %q %q %q\n", p.epoch, p.site.Node.Name, b.Roots, b.HostKey, b.Server)
 	for _, u := range b.Users {
 		fmt.Fprintf(sum, "%q %q\n", u.User, u.Certificate)
+	}
+	if b.TellAfter != nil {
+		fmt.Fprintf(sum, "tell after %v\n", b.TellAfter)
+	}
+	if b.Escrow != 0 {
+		fmt.Fprintf(sum, "escrow %d\n", b.Escrow)
+	}
+	if b.Lists != nil {
+		fmt.Fprintf(sum, "revocation lists %q %q\n", b.Lists.Lists, b.Lists.Probe)
 	}
 	return hex.EncodeToString(sum.Sum(nil))
 }
@@ -290,16 +328,16 @@ func (b *batch) run(ctx context.Context) {
 	workers.Wait()
 }
 
-// say stages a statement.
-func (p *publisher) say(key string, there stored, body any, node, why, says string) error {
+// say stages a statement, and returns its version.
+func (p *publisher) say(key string, there stored, body any, node, why, says string) (int64, error) {
 	d := p.site.Delivery
 	m := message{key, p.epoch, max(there.statement.Version, d.Published.last(key).Version), body}
 	text, head, err := p.site.statement(p.h, p.id, m)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if len(text) > store.MaxValue {
-		return fmt.Errorf("what is to be published has %d bytes, and a store takes %d: give the node fewer keys", len(text), store.MaxValue)
+		return 0, fmt.Errorf("what is to be published has %d bytes, and a store takes %d: give the node fewer keys", len(text), store.MaxValue)
 	}
 	entry := PublishedEntry{Epoch: p.epoch, Number: head.Version, Says: says, Due: dueAt(head.Expires)}
 	p.h.Act(engine.Action{Kind: engine.OpPublish, Path: key, Note: why, Do: p.batch.add(func(ctx context.Context) error {
@@ -311,7 +349,7 @@ func (p *publisher) say(key string, there stored, body any, node, why, says stri
 		return err
 	})})
 	p.done, p.why = append(p.done, node), append(p.why, node+": "+why)
-	return nil
+	return head.Version, nil
 }
 
 // dueAt is when a statement that ends then has to be made anew.
@@ -344,6 +382,15 @@ func difference(old, now nodeBody, there stored) string {
 	}
 	if old.Server != now.Server {
 		out = append(out, "its server certificate")
+	}
+	if now.TellAfter != nil && (old.TellAfter == nil || !old.TellAfter.Equal(*now.TellAfter)) {
+		out = append(out, "what it tells of its sessions has to be newer")
+	}
+	if !old.Lists.equal(now.Lists) {
+		out = append(out, "what is revoked")
+	}
+	if old.Escrow != now.Escrow {
+		out = append(out, "what is in escrow for it")
 	}
 	return strings.Join(out, ", ")
 }
@@ -411,7 +458,8 @@ func (p *publisher) removed(ctx context.Context, known []store.Key) error {
 			}
 			p.h.Warn(fmt.Sprintf("%s is no longer a node of the environment: what lies there for it is taken back, but it has, or could open, %s; issue those anew if it is out of your hands", name, orNone(has, "no user's key")))
 		}
-		errs = append(errs, p.say(k.Name, there, nodeBody{Roots: string(p.roots), Users: []deliveredUser{}}, name, "it is no longer a node that gets keys", ""))
+		_, err = p.say(k.Name, there, nodeBody{Roots: string(p.roots), Users: []deliveredUser{}}, name, "it is no longer a node that gets keys", "")
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
@@ -421,68 +469,4 @@ func orNone(names []string, none string) string {
 		return none
 	}
 	return "the keys of " + list(names)
-}
-
-// deposit puts the authority's key in escrow for the nodes that may take over, and takes it back from others.
-func (p *publisher) deposit(ctx context.Context) error {
-	known, err := p.site.Delivery.list(ctx, p.h, escrowEntries)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, name := range p.escrow {
-		if name != p.site.Node.Name {
-			errs = append(errs, p.depositFor(ctx, name))
-		}
-	}
-	for _, k := range known {
-		name := strings.TrimPrefix(k.Name, escrowEntries)
-		if !slices.Contains(p.escrow, name) && name != p.site.Node.Name {
-			errs = append(errs, p.takeBack(ctx, k.Name, name))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func (p *publisher) depositFor(ctx context.Context, name string) error {
-	node := p.site.Environment.Nodes[slices.IndexFunc(p.site.Environment.Nodes, func(n recipe.Node) bool { return n.Name == name })]
-	to, err := hostKey(node)
-	if err != nil {
-		return err
-	}
-	there, err := p.there(ctx, escrowEntries+name)
-	if err != nil {
-		return err
-	}
-	var old escrowBody
-	if there.version != 0 && there.refused == nil {
-		if err := there.statement.Decode(&old); err != nil {
-			return err
-		}
-	}
-	if old.Fingerprint == p.cert.Fingerprint() && old.HostKey == to.Fingerprint() && !due(there.statement, p.h.Now()) {
-		return nil
-	}
-	plain, err := p.h.ReadFile(p.issuer.keyFile)
-	if err != nil {
-		return err
-	}
-	sealed, err := bundle.Seal(plain, to)
-	if err != nil {
-		return err
-	}
-	return p.say(escrowEntries+name, there, escrowBody{p.cert.Fingerprint(), to.Fingerprint(), sealed}, name, "the authority's key in escrow", "")
-}
-
-func (p *publisher) takeBack(ctx context.Context, key, name string) error {
-	there, err := p.there(ctx, key)
-	var old escrowBody
-	if err == nil && there.refused == nil {
-		err = there.statement.Decode(&old)
-	}
-	if err != nil || there.refused == nil && old.HostKey == "" {
-		return err
-	}
-	p.h.Warn(fmt.Sprintf("%s is no longer in escrow: the authority's key that lies there for it is taken back, but it could open it until now", name))
-	return p.say(key, there, escrowBody{Fingerprint: p.cert.Fingerprint()}, name, "no longer in escrow", "")
 }

@@ -2,6 +2,7 @@ package resources
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"path"
@@ -56,6 +57,10 @@ type leaf struct {
 	what   string       // "the server certificate of db1", for people
 	old    archive      // where its old keys go
 	asked  *Maintenance // another key is asked for in this run; nil: none is
+	leave  bool         // what this run revokes stays where it is
+
+	// also keeps what else of a pair is to stand in a place with the authorities to trust, not in a vault; nil: nothing.
+	also func(h *engine.Host, p place, f found, roots []byte, options []engine.WriteOption) error
 }
 
 // found is what stands in one place.
@@ -91,6 +96,9 @@ func (l leaf) converge(h *engine.Host) error {
 			break
 		}
 	}
+	if l.leave && good < 0 && slices.ContainsFunc(first.reasons, isRevoked) {
+		return nil // the next apply issues another key
+	}
 	if l.asked != nil && l.asked.pending(l.what, first.cert.Fingerprint()) {
 		good = -1
 		if first, err = l.other(h, authority, first); err != nil {
@@ -104,7 +112,7 @@ func (l leaf) converge(h *engine.Host) error {
 		}
 		fresh = []engine.WriteOption{engine.Generated}
 	}
-	if err := l.issuer.record(h, first.cert); err != nil {
+	if err := l.issuer.record(h, l.spec.Usage, first.cert); err != nil {
 		return err
 	}
 	return l.install(h, first, bundle, fresh)
@@ -117,6 +125,12 @@ func (l leaf) install(h *engine.Host, f found, roots []byte, options []engine.Wr
 			return err
 		}
 		if err := l.writeRoots(h, p, roots); err != nil {
+			return err
+		}
+		if l.also == nil || p.root == "" {
+			continue
+		}
+		if err := l.also(h, p, f, roots, options); err != nil {
 			return err
 		}
 	}
@@ -152,6 +166,9 @@ func (l leaf) before(h *engine.Host, authority pki.Certificate) (found, string, 
 	}
 	if f.cert, err = pki.ParseCertificate(files[1]); err != nil {
 		return f, dir, fmt.Errorf("%s: %w", path.Join(dir, l.old.cert), err)
+	}
+	if found, err := l.issuer.isRevoked(h, f.cert); err != nil || len(found) > 0 {
+		return f, dir, cmp.Or(err, fmt.Errorf("the key in %s cannot come back: %s", dir, pki.Sentences(found)))
 	}
 	if !f.key.Fits(authority, l.spec) {
 		return f, dir, fmt.Errorf("the key in %s is %s, and %s is declared: it cannot come back", dir, f.key.Algorithm(), l.spec.Algorithm)
@@ -240,7 +257,9 @@ func (l leaf) look(h *engine.Host, p place, authority pki.Certificate) (found, e
 	if len(f.reasons) == 0 {
 		f.reasons = pki.Wrong(f.cert, f.key, authority, l.spec, h.Now(), l.renew.before)
 	}
-	return f, nil
+	found, err := l.issuer.isRevoked(h, f.cert)
+	f.reasons = append(found, f.reasons...)
+	return f, err
 }
 
 func unlessMissing(err error) error {
@@ -253,14 +272,17 @@ func unlessMissing(err error) error {
 // keyIsBad are the reasons for which a new certificate is not enough.
 var keyIsBad = map[pki.Kind]bool{
 	pki.KeyMissing: true, pki.KeyMismatch: true, pki.SharedKey: true, pki.WrongAlgorithm: true, pki.WeakKey: true, pki.OtherAuthority: true,
-	askedFor: true,
+	askedFor: true, revoked: true,
 }
 
 // Reasons that no certificate shows.
 const (
 	askedFor pki.Kind = "asked-for" // somebody wants another key
 	retired  pki.Kind = "retired"   // issued by an authority that another one has taken the place of
+	revoked  pki.Kind = "revoked"   // it counts no longer, and neither does any certificate over its key
 )
+
+func isRevoked(r pki.Reason) bool { return r.Kind == revoked }
 
 // renewed issues a certificate: over the old key, so that there is no moment in which the two do not match, unless
 // something is wrong with the key, or another one is wanted.
@@ -293,10 +315,14 @@ func (l leaf) renewed(h *engine.Host, authority pki.Certificate, roots []byte, o
 	return found{key: key, cert: cert}, nil
 }
 
+// make stages the directory.
+func (p place) make(h *engine.Host) error {
+	return h.Mkdir(p.dir, engine.Attr{Mode: 0o700, UID: p.owner.UID, GID: p.owner.GID})
+}
+
 // write stages a pair in a place. What is there already is no operation.
 func (p place) write(h *engine.Host, f found, old archive, fresh []engine.WriteOption) error {
-	dir := engine.Attr{Mode: 0o700, UID: p.owner.UID, GID: p.owner.GID}
-	if err := h.Mkdir(p.dir, dir); err != nil {
+	if err := p.make(h); err != nil {
 		return err
 	}
 	key, err := sameKey(h, p.keyFile(), f.key)

@@ -12,10 +12,16 @@ type Maintenance struct {
 	Users     []string // another key for each of these
 	Authority bool     // another authority
 	Back      bool     // of those named: the key that was there before, not a new one
-	Revoke    []string // users whose certificates are to count no longer
 
-	mutex sync.Mutex
-	began map[string]string // what each was, when the run first looked at it
+	Revoke  []string     // users whose certificates are to count no longer
+	Serials []string     // of those users: only the keys of the certificates with these numbers (ParseSerial)
+	Reason  string       // why, for people
+	Reissue bool         // they get another key in the same run
+	Revoked []Revocation // filled by the run: what it has revoked
+
+	chosen bool // Revoked is filled
+	mutex  sync.Mutex
+	began  map[string]string // what each was, when the run first looked at it
 }
 
 // server says whether this node's server is to have another key.
@@ -28,6 +34,11 @@ func (m *Maintenance) user(name string) bool {
 
 // authority says whether there is to be another authority.
 func (m *Maintenance) authority() bool { return m != nil && m.Authority }
+
+// leaves says whether a user's key stays where it is although this run revokes it: nobody has asked for another one yet.
+func (m *Maintenance) leaves(user string) bool {
+	return m != nil && !m.Reissue && slices.Contains(m.Revoke, user)
+}
 
 // back says whether the keys that were there before are wanted.
 func (m *Maintenance) back() bool { return m != nil && m.Back }

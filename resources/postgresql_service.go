@@ -3,6 +3,7 @@ package resources
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"path"
@@ -57,6 +58,9 @@ func (c postgresqlConverger) converge(ctx context.Context, h *engine.Host) error
 		// A reload that is not needed does no harm; one that is missed, because a clock was set back, would.
 		ev.stale = append([]string{owed.Reason}, ev.stale...)
 	}
+	if c.site.ForceRestart && !h.Acted() {
+		ev.restart = append(ev.restart, "it was asked for")
+	}
 	if len(ev.stale) == 0 && len(ev.restart) == 0 {
 		if isOwed {
 			h.Paid()
@@ -66,13 +70,33 @@ func (c postgresqlConverger) converge(ctx context.Context, h *engine.Host) error
 	if h.Acted() && len(ev.stale) > 0 {
 		return c.refuse(conf, fmt.Errorf("postgresql was told to read its files again and did not take them: %s%s", strings.Join(ev.stale, "; "), ev.problemsText()))
 	}
-	most, _ := h.Allowed()
-	if len(ev.stale) > 0 || c.needsRestart(ev) && most >= engine.Restart {
+	most, why := h.AllowedFor(c.restartTime().Needed())
+	restarts := c.needsRestart(ev) && most >= engine.Restart
+	if len(ev.stale) > 0 || restarts {
 		if err := c.wouldStart(ctx, h, conf); err != nil {
 			return err
 		}
 	}
-	c.decide(h, ev, strings.Join(slices.Concat(ev.stale, ev.restart), "; "), conf)
+	if restarts {
+		if untold := c.untold(ctx, h); untold != nil {
+			most, why = engine.Reload, fmt.Sprintf("whether it would start again cannot be told, and without that it is not restarted: %v", untold)
+		}
+	}
+	c.decide(h, ev, most, why, conf)
+	return nil
+}
+
+// restartTime is what a restart of the server is given.
+func (c postgresqlConverger) restartTime() RestartTime {
+	return c.site.Restarts.Expect(c.server.DataDirectory)
+}
+
+// untold says why the server's own program cannot be asked whether it would start. For a reload that is a warning; a
+// restart without a yes could be the end of the service.
+func (c postgresqlConverger) untold(ctx context.Context, h *engine.Host) error {
+	if err := c.server.TryStart(ctx, hostFiles{h}); errors.Is(err, postgres.ErrCannotTry) {
+		return err
+	}
 	return nil
 }
 
@@ -127,14 +151,14 @@ func (c postgresqlConverger) withOwner(h *engine.Host, p postgres.FileProblem) s
 }
 
 func (c postgresqlConverger) needsRestart(ev evidence) bool {
-	return c.action == "restart" || len(ev.restart) > 0 && c.action != "reload"
+	return c.action == "restart" || c.site.ForceRestart || len(ev.restart) > 0 && c.action != "reload"
 }
 
-// decide stages the least that makes the changes count. What has to wait stays owed.
-func (c postgresqlConverger) decide(h *engine.Host, ev evidence, reason string, conf *postgres.Conf) {
+// decide stages the least that makes the changes count, and no more than is allowed. What has to wait stays owed.
+func (c postgresqlConverger) decide(h *engine.Host, ev evidence, most engine.Disruption, why string, conf *postgres.Conf) {
 	restart := func(ctx context.Context) error { return c.restart(ctx, conf) }
 	reload := func(ctx context.Context) error { return c.reload(ctx, conf) }
-	most, why := h.Allowed()
+	reason := strings.Join(slices.Concat(ev.stale, ev.restart), "; ")
 	switch {
 	case c.needsRestart(ev) && most >= engine.Restart:
 		c.act(h, engine.Restart, reason, restart)
@@ -151,6 +175,9 @@ func (c postgresqlConverger) decide(h *engine.Host, ev evidence, reason string, 
 // waitForStart is about a server that is down or on its way: its files are converged, and it will read them when it
 // starts. They must be such that it can.
 func (c postgresqlConverger) waitForStart(ctx context.Context, h *engine.Host, conf *postgres.Conf, proc postgres.Process) error {
+	if c.site.ForceRestart {
+		return fmt.Errorf("postgresql is %s: only a server that runs is restarted; start it yourself: %s", proc.Phase, c.server.StartCommand())
+	}
 	owed, is := h.Owed()
 	if !is {
 		return nil
@@ -251,9 +278,11 @@ func (c postgresqlConverger) restart(ctx context.Context, conf *postgres.Conf) e
 	if control.Provider == postgres.Signal {
 		control.Provider = postgres.Auto // a signal cannot restart
 	}
-	if _, err := c.server.Restart(ctx, control); err != nil {
+	took, err := c.server.Restart(ctx, control)
+	if err != nil {
 		return c.refuse(conf, err)
 	}
+	c.site.Restarts.add(c.server.DataDirectory, took)
 	return nil
 }
 
@@ -427,13 +456,17 @@ func (e *evidence) compareTLS(ctx context.Context, h *engine.Host, s *postgres.S
 	if err != nil {
 		return err
 	}
+	var held []*x509.Certificate
 	for _, a := range authorities {
-		if !served.Accepts(a.Certificate) {
-			e.stale = append(e.stale, "the server does not trust an authority that ssl_ca_file holds")
-			break
-		}
+		held = append(held, a.Certificate)
 	}
-	return nil
+	switch {
+	case slices.ContainsFunc(held, func(c *x509.Certificate) bool { return !served.Accepts(c) }):
+		e.stale = append(e.stale, "the server does not trust an authority that ssl_ca_file holds")
+	case served.AcceptsOthers(held):
+		e.stale = append(e.stale, "the server trusts an authority that ssl_ca_file holds no longer")
+	}
+	return e.compareRevocations(ctx, h, s, conf)
 }
 
 func tlsFiles(s *postgres.Server, conf *postgres.Conf) []string {

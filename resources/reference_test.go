@@ -29,17 +29,20 @@ var exportDocs = map[string]string{
 	"cert_authority.cert_file":     "the authority's certificate, `ca.crt`",
 	"cert_authority.key_file":      "its private key, `ca.key`; mode 0600, root's",
 	"cert_authority.bundle_file":   "the certificates to trust, `bundle.crt`",
+	"cert_authority.crl_file":      "what is revoked, `crl.pem`; there only when something was",
 	"cert_authority.received_file": "what a node without the authority had from it last",
 	"cert_authority.escrow":        "the nodes that may take it over",
 	"server_key.directory":         "the directory",
 	"server_key.cert_file":         "for `ssl_cert_file`",
 	"server_key.key_file":          "for `ssl_key_file`",
 	"server_key.root_file":         "for `ssl_ca_file`",
+	"server_key.crl_file":          "for `ssl_crl_file`; there only when something was revoked",
 	"user_key.user":                "the user",
 	"user_key.cert_file":           "`postgresql.crt` in the first of its directories",
 	"user_key.key_file":            "`postgresql.key` there",
 	"user_key.root_file":           "`root.crt` there",
 	"file_block.path":              "the file",
+	"pg_role.name":                 "the role",
 	"service_reload.service":       "the service",
 }
 
@@ -53,6 +56,7 @@ file_block "r" {
   path    = "/etc/r.conf"
   content = "a"
 }
+pg_role "r" {}
 service_reload "r" { on_change = [file_block.r] }
 `
 

@@ -126,12 +126,17 @@ func (k *ServerKey) Exports() map[string]cty.Value {
 		"cert_file": cty.StringVal(p.certFile()),
 		"key_file":  cty.StringVal(p.keyFile()),
 		"root_file": cty.StringVal(p.rootFile()),
+		"crl_file":  cty.StringVal(k.listFile()),
 	}
 }
+
+// held is where its key is.
+func (k *ServerKey) held() []place { return k.leaf.places }
 
 // Targets returns its files and its directory.
 func (k *ServerKey) Targets() []engine.Target {
 	out := append(k.leaf.places[0].targets(), k.leaf.old.targets()...)
+	out = append(out, engine.Target{Path: k.listFile()}, engine.Target{Path: path.Join(k.dir, serverProbe)})
 	if !issues(k.site.Node.Role) {
 		return append(out, engine.Target{Path: k.nextKeyFile()})
 	}
@@ -140,6 +145,9 @@ func (k *ServerKey) Targets() []engine.Target {
 
 // Converge issues the certificate where it is missing or not as declared; a node without the authority asks for it.
 func (k *ServerKey) Converge(ctx context.Context, h *engine.Host) error {
+	if err := k.keepLists(h); err != nil {
+		return err
+	}
 	if !issues(k.site.Node.Role) {
 		return k.ask(ctx, h)
 	}

@@ -43,6 +43,38 @@ func (s *Session) give() *postgres.Conn {
 	return conn
 }
 
+// keep takes a connection back for the next step that needs one, or closes it.
+func (s *Session) keep(ctx context.Context, conn *postgres.Conn) {
+	if s != nil && !conn.IsClosed() {
+		s.mutex.Lock()
+		defer s.mutex.Unlock()
+		if s.conn == nil {
+			s.conn = conn
+			return
+		}
+	}
+	conn.Close(ctx)
+}
+
+// ask puts a question to the server over the session's connection, and over a new one where another step has it or a
+// restart has ended it. The question may be put twice, so it must change nothing.
+func (s *Session) ask(ctx context.Context, server *postgres.Server, question func(*postgres.Conn) error) error {
+	if conn := s.give(); conn != nil {
+		err := question(conn)
+		broken := conn.IsClosed()
+		s.keep(ctx, conn)
+		if !broken {
+			return err
+		}
+	}
+	conn, err := server.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.keep(ctx, conn)
+	return question(conn)
+}
+
 // take returns a connection and the facts as they are now: the session's, the first time, or else a new one. A session
 // that has read the configuration again since it was opened is not used: it did so at its own time, and only what a new
 // one says is what the postmaster has.

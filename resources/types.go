@@ -6,13 +6,16 @@ package resources
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
 
 	"converge/engine"
+	"converge/engine/disk"
 	"converge/engine/recipe"
 	"converge/resources/postgres"
 )
@@ -30,8 +33,12 @@ type Site struct {
 	Session       *Session                         // opened to it when this run began; nil when it did not run
 	Interfaces    []netip.Prefix                   // the addresses of the host with the bits of their networks, loopback among them
 	Home          func(user string) (string, bool) // the home directory of an account, if there is one
+	Disk          *disk.Disk                       // where earlier runs have left what Formerly reads; nil: nothing is read
 	Started       time.Time                        // when this run began
+	Restarts      *Restarts                        // how long they took; nil: nothing is known of that, or kept
+	ForceRestart  bool                             // the server is to be restarted although nothing needs it
 	Maintenance   *Maintenance                     // what is asked of the keys in this run, beyond keeping them; nil: nothing
+	Change        *AuthorityChange                 // filled by a run: how far a change of authorities is; nil: nobody asks
 }
 
 // Types returns every type of resource, for one site.
@@ -63,6 +70,11 @@ func Types(site Site) []engine.Type {
 			New:     func() engine.Resource { return &FileBlock{site: site} },
 		},
 		{
+			Name:    "pg_role",
+			Summary: "A role of the PostgreSQL server is there, with these attributes and memberships. A standby gets it by replication; nodes without a server have none.",
+			New:     func() engine.Resource { return &PgRole{site: site} },
+		},
+		{
 			Name:    "service_reload",
 			Summary: "A service runs with what is on disk.",
 			New:     func() engine.Resource { return &ServiceReload{site: site} },
@@ -70,6 +82,47 @@ func Types(site Site) []engine.Type {
 		},
 	}
 }
+
+// A holder has keys on this node.
+type holder interface{ held() []place }
+
+// Link tells the steps that ask for it where the keys of this node are.
+func Link(g *engine.Graph) {
+	var all []place
+	for _, s := range g.Steps {
+		if k, ok := s.Resource.(holder); ok {
+			all = append(all, k.held()...)
+		}
+	}
+	for _, s := range g.Steps {
+		switch r := s.Resource.(type) {
+		case *CertAuthority:
+			r.places = all
+		case *KeyDelivery:
+			r.places = all
+		}
+	}
+}
+
+// UsersOf returns the users whose keys are made by the steps of a graph, sorted.
+func UsersOf(g *engine.Graph) []string {
+	var users []string
+	for _, s := range g.Steps {
+		switch r := s.Resource.(type) {
+		case *UserKey:
+			if !r.absent {
+				users = append(users, r.user)
+			}
+		case *KeyDelivery:
+			users = slices.AppendSeq(users, maps.Keys(r.vault))
+		}
+	}
+	slices.Sort(users)
+	return slices.Compact(users)
+}
+
+// AuthorityNode names the node that has the authority, for people.
+func AuthorityNode(env *recipe.Environment) string { return Site{Environment: env}.authorityNode() }
 
 // Values returns what recipes see as postgresql.*: the node's server.
 func Values(s *postgres.Server) cty.Value {

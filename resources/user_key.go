@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -30,11 +31,18 @@ type UserKey struct {
 	RenewBeforeDays *int      `hcl:"renew_before_days" doc:"How many days before its end it is renewed. Default: the last third of its life, 30 at the most."`
 	RenewAt         hcl.Range `hcl:"renew_before_days,attr_value_range"`
 	Rekey           bool      `hcl:"rekey,optional" doc:"Whether it is renewed with a new key. Default: the key stays, and no reader ever sees a key and a certificate that do not match."`
+	Formats         []string  `hcl:"formats,optional" doc:"Forms in which the key is installed: pem, which is always one of them, pk8 (postgresql.pk8, PKCS#8 in DER for JDBC) and p12 (postgresql.p12, PKCS#12 with the certificate). One that is taken out of the list is removed. Default: pem."`
+	FormatsAt       hcl.Range `hcl:"formats,attr_value_range"`
+	State           *string   `hcl:"state" doc:"\"present\" (default), or \"absent\": the key is taken away from this node's directories and from those that it was in, goes to no node any more, and is kept among the old keys."`
+	StateAt         hcl.Range `hcl:"state,attr_value_range"`
 
-	site Site
-	user string
-	dirs []userDir
-	leaf leaf
+	site   Site
+	user   string
+	dirs   []userDir // where the key is to be; none when it is absent
+	leaves []userDir // where it is not to be any more
+	absent bool
+	why    string // of an absent one
+	leaf   leaf
 }
 
 // A userDir is one of the directories: in the user's home, or root's.
@@ -55,6 +63,8 @@ func (k *UserKey) Prepare(b recipe.Block) hcl.Diagnostics {
 	ref, diags := recipe.Referenced(k.Authority, "cert_authority", k.AuthorityAt)
 	diags = append(diags, checkUserName(k.user, k.UserAt, b)...)
 	diags = append(diags, k.setDirs(b)...)
+	diags = append(diags, k.setState(b)...)
+	diags = append(diags, k.checkFormats(b)...)
 	valid, d := validity(k.ExpireInDays, k.ExpireAt, b)
 	diags = append(diags, d...)
 	before, d := renewBefore(k.RenewBeforeDays, valid, k.RenewAt, b)
@@ -68,6 +78,7 @@ func (k *UserKey) Prepare(b recipe.Block) hcl.Diagnostics {
 		what:   "the client certificate of " + k.user,
 		old:    k.site.oldUserKeys(k.user),
 	}
+	k.leaf.leave = k.site.Maintenance.leaves(k.user)
 	if k.site.Maintenance.user(k.user) {
 		k.leaf.asked = k.site.Maintenance
 	}
@@ -110,10 +121,11 @@ func (d userDir) place(u engine.User) place {
 
 // Exports returns where its first directory's files are.
 func (k *UserKey) Exports() map[string]cty.Value {
-	if len(k.dirs) == 0 {
+	dirs := append(slices.Clone(k.dirs), k.leaves...)
+	if len(dirs) == 0 {
 		return nil
 	}
-	p := k.dirs[0].place(engine.User{})
+	p := dirs[0].place(engine.User{})
 	return map[string]cty.Value{
 		"user":      cty.StringVal(k.user),
 		"cert_file": cty.StringVal(p.certFile()),
@@ -130,8 +142,11 @@ func (k *UserKey) Targets() []engine.Target {
 			out = append(out, engine.Target{Path: path.Dir(d.path), Dir: true})
 		}
 		out = append(out, d.place(engine.User{}).targets()...)
+		out = append(out, formTargets(d.place(engine.User{}))...)
 	}
-	if k.vaulted() {
+	out = append(out, k.leaveTargets()...)
+	out = append(out, engine.Target{Path: installedDir(k.leaf.issuer.dir), Below: true})
+	if k.vaulted() && !k.absent {
 		out = append(out, k.leaf.issuer.vault(k.user).targets()...)
 	}
 	if issues(k.site.Node.Role) {
@@ -140,17 +155,36 @@ func (k *UserKey) Targets() []engine.Target {
 	return append(out, k.leaf.old.targets()...)
 }
 
+// held is where its key is, on this node.
+func (k *UserKey) held() []place {
+	var out []place
+	for _, d := range k.dirs {
+		out = append(out, d.place(engine.User{}))
+	}
+	return out
+}
+
 // vaulted says whether other nodes get the key from here.
 func (k *UserKey) vaulted() bool { return k.site.Delivery != nil && issues(k.site.Node.Role) }
 
 // Converge issues the certificate where it is missing or not as declared; on a node without the authority it takes what
 // has come from there.
 func (k *UserKey) Converge(_ context.Context, h *engine.Host) error {
+	before, err := k.record(h)
+	if err != nil {
+		return err
+	}
+	if k.absent {
+		return k.takeAway(h, before)
+	}
 	u, err := k.account(h)
 	if err != nil {
 		return err
 	}
 	l := k.leaf
+	l.also = func(h *engine.Host, p place, f found, roots []byte, options []engine.WriteOption) error {
+		return k.keepForms(h, p, f, roots, before, options)
+	}
 	if k.vaulted() {
 		l.places = append(l.places, k.leaf.issuer.vault(k.user))
 	}
@@ -163,13 +197,24 @@ func (k *UserKey) Converge(_ context.Context, h *engine.Host) error {
 		l.places = append(l.places, d.place(u))
 	}
 	if !issues(k.site.Node.Role) {
-		return k.take(h, l)
+		return k.take(h, l, before)
 	}
-	return l.converge(h)
+	if err := l.converge(h); err != nil {
+		return err
+	}
+	return k.settle(h, before)
+}
+
+// settle takes the key from the directories that it has left, and remembers where it is.
+func (k *UserKey) settle(h *engine.Host, before userRecord) error {
+	if err := k.takeAway(h, before); err != nil {
+		return err
+	}
+	return k.remember(h)
 }
 
 // take installs the key that the authority issued.
-func (k *UserKey) take(h *engine.Host, l leaf) error {
+func (k *UserKey) take(h *engine.Host, l leaf, before userRecord) error {
 	r, err := l.issuer.received(h)
 	if err != nil {
 		return err
@@ -184,9 +229,13 @@ func (k *UserKey) take(h *engine.Host, l leaf) error {
 		return fmt.Errorf("the certificate of %s that %s issued: %w", k.user, r.statement.From, err)
 	}
 	h.Explain("install "+l.what, fmt.Sprintf("%s has issued it, valid until %s", r.statement.From, cert.NotAfter.Format("2006-01-02")))
-	return l.deliver(h, cert, func() (pki.PrivateKey, error) {
+	err = l.deliver(h, cert, func() (pki.PrivateKey, error) {
 		return k.site.open(h, u.Key, r.body.HostKey, "the key of "+k.user)
 	})
+	if err != nil {
+		return err
+	}
+	return k.settle(h, before)
 }
 
 // account finds the user on the machine.

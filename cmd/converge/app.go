@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/mattn/go-isatty"
@@ -15,6 +16,7 @@ import (
 
 	"converge/engine"
 	"converge/engine/recipe"
+	"converge/resources"
 )
 
 // The exit codes are part of the contract.
@@ -36,6 +38,13 @@ type app struct {
 	flags          globalFlags
 	log            zerolog.Logger
 	code           int // what the command found, when it did not fail
+
+	maintenance *resources.Maintenance // what the command asks of the keys
+	planned     time.Time              // when the plan was made that the command applies; zero: it applies none
+	checkSite   func(*site) error      // what has to be true of the site before anything is done; nil: nothing
+
+	looksOnly    bool // the command writes nothing to the node, and tells what does not fit
+	forceRestart bool // of restart
 }
 
 // globalFlags are those that every command takes.
@@ -119,8 +128,9 @@ Read the plan, then apply it; a second apply finds nothing to do.`,
 	f.StringVar(&a.flags.logFormat, "log-format", "console", "form of the log: console or json (`F`)")
 	f.IntVar(&a.flags.parallelism, "parallelism", 4, "how many steps may be under way at once (`N`)")
 	root.AddCommand(
-		a.planCommand(), a.applyCommand(), a.statusCommand(), a.graphCommand(), a.validateCommand(), a.fmtCommand(),
-		a.historyCommand(), a.hbaCommand(), a.confirmCommand(), a.fleetCommand(), a.versionCommand(),
+		a.planCommand(), a.applyCommand(), a.statusCommand(), a.keysCommand(), a.graphCommand(), a.validateCommand(), a.fmtCommand(),
+		a.historyCommand(), a.hbaCommand(), a.verifyCommand(), a.confirmCommand(), a.rotateCommand(), a.revokeCommand(), a.restartCommand(), a.installTimerCommand(), a.fleetCommand(),
+		a.versionCommand(),
 	)
 	root.Args = cobra.ArbitraryArgs
 	root.RunE = func(cmd *cobra.Command, args []string) error {

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"converge/engine"
+	"converge/engine/disk"
 	"converge/engine/store"
 	"converge/resources"
 )
@@ -24,6 +25,7 @@ applied, once; when anything that it was made from has changed since, nothing is
 		Example: `  converge apply --role db_master
   converge apply monday.plan
   converge apply --allow-restart
+  converge apply --every 30m --splay 5m
   converge apply --confirm-within 60s   # then, from another session: converge confirm`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -33,7 +35,10 @@ applied, once; when anything that it was made from has changed since, nothing is
 			if f.wait > 0 && len(args) > 0 {
 				return usage("--wait with a plan file: a plan is good for one run, and waiting may take two")
 			}
-			if f.dryRun {
+			switch {
+			case f.every != 0 || f.splay != 0:
+				return a.applyEvery(cmd, args, f)
+			case f.dryRun:
 				return a.plan(cmd, f)
 			}
 			s, err := a.apply(cmd, args, f)
@@ -44,27 +49,34 @@ applied, once; when anything that it was made from has changed since, nothing is
 	a.runFlags(c, &f)
 	c.Flags().DurationVar(&f.confirmWithin, "confirm-within", 0, "put everything back unless converge confirm comes within this `TIME`, such as 60s")
 	c.Flags().DurationVar(&f.wait, "wait", 0, "wait up to this `TIME`, such as 2m, for what other nodes have to do first")
+	c.Flags().DurationVar(&f.every, "every", 0, "stay, and apply again each `TIME`, such as 30m, until a signal comes")
+	c.Flags().DurationVar(&f.splay, "splay", 0, "with --every: begin up to this `TIME` later, so that not all hosts run at once")
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "the same as converge plan")
 	return c
 }
 
 func (a *app) apply(cmd *cobra.Command, args []string, f runFlags) (*site, error) {
-	ctx, stop := waiting(cmd.Context(), f.wait)
+	s, rep, err := a.applyPatiently(cmd.Context(), f, args...)
+	if err != nil || rep == nil {
+		return s, err
+	}
+	if a.flags.json {
+		a.printJSON(done(rep))
+	} else {
+		newPrinter(a).report(rep)
+	}
+	return s, a.applyExit(rep, f)
+}
+
+// applyPatiently is one run, and another one when what that waits for has come in time.
+func (a *app) applyPatiently(ctx context.Context, f runFlags, args ...string) (*site, *engine.Report, error) {
+	patience, stop := waiting(ctx, f.wait)
 	defer stop()
 	for {
-		s, rep, again, err := a.applyOnce(cmd.Context(), ctx, args, f)
-		switch {
-		case err != nil || rep == nil:
-			return s, err
-		case again:
-			continue
+		s, rep, again, err := a.applyOnce(ctx, patience, args, f)
+		if !again || err != nil || rep == nil {
+			return s, rep, err
 		}
-		if a.flags.json {
-			a.printJSON(done(rep))
-		} else {
-			newPrinter(a).report(rep)
-		}
-		return s, a.applyExit(rep, f)
 	}
 }
 
@@ -76,6 +88,13 @@ func waiting(ctx context.Context, d time.Duration) (context.Context, context.Can
 // applyOnce is one run. It says whether there is to be another one: what this one waited for has come, while patience,
 // the time for that, has not ended.
 func (a *app) applyOnce(ctx, patience context.Context, args []string, f runFlags) (s *site, rep *engine.Report, again bool, err error) {
+	var only *engine.SavedPlan
+	if len(args) == 1 {
+		if only, err = readPlan(args[0]); err != nil {
+			return nil, nil, false, err
+		}
+		a.planned = only.Created
+	}
 	s, err = a.openSite(ctx)
 	defer s.close()
 	if err != nil {
@@ -85,11 +104,7 @@ func (a *app) applyOnce(ctx, patience context.Context, args []string, f runFlags
 	if err != nil {
 		return s, nil, false, err
 	}
-	if len(args) == 1 {
-		if o.Only, err = readPlan(s, args[0]); err != nil {
-			return s, nil, false, err
-		}
-	}
+	o.Only = only
 	var known store.Version
 	if f.wait > 0 {
 		known = s.delivered(ctx)
@@ -106,6 +121,7 @@ func (a *app) applyOnce(ctx, patience context.Context, args []string, f runFlags
 	}
 	a.followLong(s.engine)
 	rep, err = s.engine.Apply(ctx, s.graph, o)
+	a.rememberRestarts(s)
 	if err != nil {
 		return s, nil, false, err
 	}
@@ -162,12 +178,17 @@ func (a *app) brokenOff(s *site, err error) {
 	a.printJSON(j)
 }
 
-func readPlan(s *site, name string) (*engine.SavedPlan, error) {
+func readPlan(name string) (*engine.SavedPlan, error) {
 	abs, err := absPath(name)
 	if err != nil {
 		return nil, err
 	}
-	b, _, err := s.engine.Disk.ReadFile(abs, planLimit)
+	d, err := disk.Open("/")
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	b, _, err := d.ReadFile(abs, planLimit)
 	if err != nil {
 		return nil, err
 	}
@@ -205,6 +226,8 @@ type doneJSON struct {
 	Warnings    []engine.Warning  `json:"warnings,omitempty"`
 	Owed        []engine.Owed     `json:"owed"`
 	Result      engine.Result     `json:"result"`
+
+	AuthorityChange *resources.AuthorityChange `json:"authority_change,omitempty"` // of rotate
 }
 
 func done(rep *engine.Report) doneJSON {

@@ -24,6 +24,7 @@ type runFlags struct {
 	maxDisruption    string
 	confirmWithin    time.Duration // of apply
 	wait             time.Duration // of apply
+	every, splay     time.Duration // of apply
 }
 
 func (a *app) runFlags(c *cobra.Command, f *runFlags) {
@@ -181,7 +182,7 @@ func (a *app) printJSON(v any) error {
 
 // savePlan puts the plan into a file that only its owner can read.
 func (a *app) savePlan(p *engine.Plan, s *site, name string) error {
-	saved, err := p.Save(s.engine.Now())
+	saved, err := p.Save(s.types.Started)
 	if err != nil {
 		return err
 	}

@@ -115,7 +115,10 @@ func (p *printer) change(c *engine.Change) {
 		width = max(width, len(o.Path))
 	}
 	for _, o := range c.Ops {
-		if o.Path != "" {
+		switch {
+		case o.Kind == engine.OpSQL:
+			p.statement(o)
+		case o.Path != "":
 			p.op(o, width)
 		}
 	}
@@ -160,6 +163,19 @@ func (p *printer) op(o *engine.Op, width int) {
 	}
 	p.linef("%s", p.paint(s.color, text))
 	p.diff(o.Diff())
+}
+
+// statement shows what a server is asked to do.
+func (p *printer) statement(o *engine.Op) {
+	s := signs["update"]
+	if o.Creates() {
+		s = signs["create"]
+	}
+	text := fmt.Sprintf("    %s %s", s.sign, printable(o.Statement))
+	if o.Note != "" {
+		text += p.paint(dim, "  ("+o.Note+")")
+	}
+	p.linef("%s", p.paint(s.color, text))
 }
 
 func (p *printer) diff(diff string) {

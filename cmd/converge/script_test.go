@@ -75,9 +75,20 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"tls":       scriptTLS,
 	"lineorder": lineOrder,
 	"session":   openSession,
+	"sleeper":   openWithKey,
 	"confirmed": confirmed,
 	"killed":    killWaiting,
 	"receiver":  startReceiver,
+
+	"serve":       scriptServe,
+	"runs":        scriptRuns,
+	"said":        scriptSaid,
+	"times":       scriptTimes,
+	"silent":      scriptSilent,
+	"besides":     scriptBesides,
+	"descriptors": scriptDescriptors,
+	"quit":        scriptQuit,
+	"window":      scriptWindow,
 }
 
 // exits CODE COMMAND ARG...: the command ends with this exit code.
@@ -314,6 +325,14 @@ func openSession(ts *testscript.TestScript, _ bool, args []string) {
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(args[1])}}
 	config.DialFunc = dialer.DialContext
 	conn, err := pgx.ConnectConfig(context.Background(), config)
+	ts.Check(err)
+	ts.Defer(func() { conn.Close(context.Background()) })
+}
+
+// sleeper USER: USER has a session open with the key in their home until the script ends.
+func openWithKey(ts *testscript.TestScript, _ bool, args []string) {
+	dir := "/home/" + args[0] + "/.postgresql/"
+	conn, err := pgx.Connect(context.Background(), fmt.Sprintf("host=localhost port=5432 user=%s dbname=postgres sslmode=verify-full sslcert=%spostgresql.crt sslkey=%spostgresql.key sslrootcert=%sroot.crt", args[0], dir, dir, dir))
 	ts.Check(err)
 	ts.Defer(func() { conn.Close(context.Background()) })
 }

@@ -41,6 +41,9 @@ type site struct {
 
 	windows []recipe.Window
 	inputs  map[string]string // recipes and environment: name to SHA-256
+
+	looksOnly bool                 // what does not fit is kept, not refused: nothing will be written
+	misfit    *engine.RefusedError // why the role does not fit the server
 }
 
 // options are those that every run has.
@@ -65,7 +68,7 @@ func (a *app) openSite(ctx context.Context) (*site, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("converge reads keys and writes as root: run it with sudo")
 	}
-	s := &site{inputs: map[string]string{}}
+	s := &site{inputs: map[string]string{}, looksOnly: a.looksOnly}
 	if err := a.openEngine(s); err != nil {
 		return s, err
 	}
@@ -247,7 +250,7 @@ func (s *site) roleFits(ctx context.Context, proc postgres.Process) error {
 	if proc.Phase == postgres.Running {
 		session, err := resources.OpenSession(ctx, s.server)
 		switch {
-		case errors.Is(err, postgres.ErrTurnedAway):
+		case errors.Is(err, postgres.ErrTurnedAway), err != nil && s.looksOnly:
 			// Its rules lock this program out. To mend them is what a run is for; what the files say of its role has to do.
 		case err != nil:
 			return err
@@ -256,6 +259,17 @@ func (s *site) roleFits(ctx context.Context, proc postgres.Process) error {
 			standby = session.Facts.InRecovery
 		}
 	}
+	switch err := roleMisfit(s, standby); {
+	case err != nil && s.looksOnly:
+		s.misfit = err
+	case err != nil:
+		return err
+	}
+	return nil
+}
+
+// roleMisfit is why the role does not fit the server; nil when it does.
+func roleMisfit(s *site, standby bool) *engine.RefusedError {
 	switch {
 	case standby && s.node.Role != "db_replica":
 		return &engine.RefusedError{Reason: fmt.Sprintf("the role of this node is %s, and %s is in recovery: it follows another server; nothing was written. Run it with the role db_replica, or promote the server first", s.node.Role, s.server)}
@@ -276,11 +290,17 @@ func (a *app) evaluate(s *site) error {
 	}
 	s.types.Server, s.types.Environment, s.types.Node = s.server, s.env, s.node
 	s.types.Trials, s.types.AcceptLockout = &resources.Trials{}, a.flags.acceptLockout
-	s.types.Started = s.engine.Now()
+	s.types.Restarts, s.types.ForceRestart = &resources.Restarts{}, a.forceRestart
+	s.engine.State.ReadCache(restartsCache, s.types.Restarts)
+	s.types.Started, s.types.Change = s.engine.Now(), &resources.AuthorityChange{}
+	s.types.Maintenance = a.maintenance
+	if !a.planned.IsZero() {
+		s.types.Started = a.planned // the names in its archive are those that the plan has foretold
+	}
 	if s.types.Interfaces, err = interfaces(); err != nil {
 		return err
 	}
-	s.types.Home = homes(s.engine.Disk)
+	s.types.Home, s.types.Disk = homes(s.engine.Disk), s.engine.Disk
 	shared, err := s.openStore()
 	if err != nil {
 		return err
@@ -300,6 +320,9 @@ func (a *app) evaluate(s *site) error {
 		return err
 	}
 	s.graph, s.windows = graph, windows
+	if a.checkSite != nil {
+		return a.checkSite(s)
+	}
 	return nil
 }
 
@@ -350,11 +373,16 @@ func (a *app) graphOf(sources []recipe.Source, site resources.Site) (*engine.Gra
 	for i := range program.Blocks {
 		blocks[i] = &program.Blocks[i]
 	}
-	graph, diags := engine.NewGraph(blocks, types)
+	former, err := resources.Formerly(site, blocks)
+	if err != nil {
+		return nil, nil, err
+	}
+	graph, diags := engine.NewGraph(append(blocks, former...), types)
 	if diags.HasErrors() {
 		return nil, nil, &diagnosticsError{recipe.Sorted(diags), files}
 	}
 	graph.Environment, graph.Node, graph.Role = site.Environment.Name, site.Node.Name, site.Node.Role
+	resources.Link(graph)
 	return graph, program.Windows, nil
 }
 

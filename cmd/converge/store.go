@@ -124,18 +124,26 @@ func readPool(file string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// readPassword reads a file that only root may read, and takes one newline off its end.
+// readPassword reads a file that only root may read, and takes one newline off its end. Its errors say what they have to say
+// without the word password before a blank or a colon: what follows there is masked where errors are shown.
 func readPassword(file string) ([]byte, error) {
+	wrong := func(err error) error {
+		var p *os.PathError
+		if errors.As(err, &p) {
+			err = p.Err // the path is told already
+		}
+		return fmt.Errorf("the file %q, with which the store's user logs in: %w", file, err)
+	}
 	info, err := os.Stat(file)
 	if err != nil {
-		return nil, fmt.Errorf("password_file of the store: %w", err)
+		return nil, wrong(err)
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("password_file of the store: %s can be read by others: chmod 600 %s", file, file)
+		return nil, fmt.Errorf("the file %q, with which the store's user logs in, can be read by others: chmod 600 %q", file, file)
 	}
 	b, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("password_file of the store: %w", err)
+		return nil, wrong(err)
 	}
 	return []byte(strings.TrimSuffix(string(b), "\n")), nil
 }
@@ -143,7 +151,7 @@ func readPassword(file string) ([]byte, error) {
 // openPostgresStore reads from the server beside this node where there is one, so that replication brings what is new, and
 // else from the master. Writes go to the master.
 func (s *site) openPostgresStore(a postgresArguments) (store.Store, error) {
-	c := store.PostgresConfig{Schema: text(a.Schema), Reader: text(a.User), Name: "the environment's PostgreSQL"}
+	c := store.PostgresConfig{Schema: text(a.Schema), Reader: text(a.User), Asks: resources.Requests, Name: "the environment's PostgreSQL"}
 	master, known := s.masterAddress()
 	remote := func(ctx context.Context) (*pgx.Conn, error) {
 		if !known {
@@ -184,7 +192,7 @@ func (s *site) masterAddress() (netip.Addr, bool) {
 func (s *site) dialStore(ctx context.Context, a postgresArguments, master netip.Addr) (*pgx.Conn, error) {
 	user := text(a.User)
 	if user == "" {
-		return nil, fmt.Errorf("the store needs a role to connect to %s as: give its block user and password_file, and create the role there (create role NAME login password ...)", master)
+		return nil, fmt.Errorf("the store needs a role to connect to %s as: give its block user and password_file, and create the role there (createuser --pwprompt NAME)", master)
 	}
 	var password []byte
 	if file := text(a.PasswordFile); file != "" {

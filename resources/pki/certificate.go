@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
+	"slices"
 )
 
 // A Certificate is one X.509 certificate, with all of crypto/x509's fields and methods. The zero Certificate is none: ask
@@ -105,6 +106,12 @@ func (c Certificate) String() string {
 		return "no certificate"
 	}
 	return fmt.Sprintf("CN=%q until %s", c.Subject.CommonName, date(c.NotAfter))
+}
+
+// Allows says whether PostgreSQL takes the certificate for this usage: OpenSSL takes one without any extended key usage for
+// all of them.
+func (c Certificate) Allows(u Usage) bool {
+	return len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) == 0 || slices.Contains(c.ExtKeyUsage, u.extended()) || slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageAny)
 }
 
 // keyID returns the key identifier of the certificate, or, for one without, the one that its key would have been given.

@@ -32,6 +32,10 @@ const (
 	InWindow           Kind = "in-renewal-window"
 	Expired            Kind = "expired"
 	BadChain           Kind = "bad-chain" // does not verify, for a reason that has no Kind of its own
+
+	ListMissing    Kind = "no-revocation-list"
+	ListIncomplete Kind = "not-on-the-list"  // a revoked certificate is missing from a revocation list
+	ListForeign    Kind = "only-on-the-list" // a revocation list has a certificate that was not revoked
 )
 
 // A Reason is one thing that is wrong with a certificate.

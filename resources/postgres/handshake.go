@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -55,6 +56,13 @@ func (s Served) Accepts(ca *x509.Certificate) bool {
 	return false
 }
 
+// AcceptsOthers says whether the server trusts a CA of another name than these have.
+func (s Served) AcceptsOthers(cas []*x509.Certificate) bool {
+	return slices.ContainsFunc(s.AcceptableCAs, func(der []byte) bool {
+		return !slices.ContainsFunc(cas, func(ca *x509.Certificate) bool { return string(der) == string(ca.RawSubject) })
+	})
+}
+
 // Handshake asks the server at a TCP address for TLS and tells what it gets. It sends no certificate, no name and no
 // password, and leaves before it would log in. It trusts nothing: whether the certificate is the right one is for the
 // caller to judge. A server that has no TLS is no error.
@@ -75,30 +83,51 @@ func Handshake(ctx context.Context, address string) (Served, error) {
 const sslRequest = 80877103
 
 func handshake(ctx context.Context, address string) (Served, error) {
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "tcp", address)
+	conn, hasTLS, err := askForTLS(ctx, address)
 	if err != nil {
 		return Served{}, err
 	}
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
+	if !hasTLS {
+		return Served{}, nil
+	}
+	return negotiate(ctx, conn)
+}
+
+// askForTLS connects and asks for TLS. It returns the connection, which the caller closes, and whether the server has TLS.
+func askForTLS(ctx context.Context, address string) (conn net.Conn, hasTLS bool, err error) {
+	var dialer net.Dialer
+	if conn, err = dialer.DialContext(ctx, "tcp", address); err != nil {
+		return nil, false, err
+	}
+	if hasTLS, err = sendSSLRequest(ctx, conn); err != nil {
+		conn.Close()
+		return nil, false, err
+	}
+	return conn, hasTLS, nil
+}
+
+func sendSSLRequest(ctx context.Context, conn net.Conn) (hasTLS bool, err error) {
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
 	if _, err := conn.Write(binary.BigEndian.AppendUint32([]byte{0, 0, 0, 8}, sslRequest)); err != nil {
-		return Served{}, err
+		return false, err
 	}
 	answer := make([]byte, 1)
 	if _, err := io.ReadFull(conn, answer); err != nil {
-		return Served{}, answerError(err)
+		return false, answerError(err)
 	}
 	switch answer[0] {
 	case 'N':
-		return Served{}, nil
+		return false, nil
 	case 'S':
-		return negotiate(ctx, conn)
+		return true, nil
 	case 'E':
-		return Served{}, errors.New("the server answers with an error: it has too many connections, or is not PostgreSQL")
+		return false, errors.New("the server answers with an error: it has too many connections, or is not PostgreSQL")
 	}
-	return Served{}, fmt.Errorf("the answer is %q: this is no PostgreSQL server", answer)
+	return false, fmt.Errorf("the answer is %q: this is no PostgreSQL server", answer)
 }
 
 func answerError(err error) error {
@@ -174,18 +203,23 @@ func (s *Server) Address(listenAddresses string) (string, error) {
 
 // Served shakes hands with the server where it listens now, by postmaster.pid.
 func (s *Server) Served(ctx context.Context) (Served, error) {
-	p, err := s.Process()
-	if err != nil {
-		return Served{}, err
-	}
-	if p.Phase == Stopped {
-		return Served{}, fmt.Errorf("%w (%s)", ErrNotRunning, s)
-	}
-	at := *s
-	at.Port = p.Port
-	address, err := at.Address(p.ListenAddress)
+	address, err := s.addressNow()
 	if err != nil {
 		return Served{}, err
 	}
 	return Handshake(ctx, address)
+}
+
+// addressNow is the address to shake hands with at which the server listens now, by postmaster.pid.
+func (s *Server) addressNow() (string, error) {
+	p, err := s.Process()
+	if err != nil {
+		return "", err
+	}
+	if p.Phase == Stopped {
+		return "", fmt.Errorf("%w (%s)", ErrNotRunning, s)
+	}
+	at := *s
+	at.Port = p.Port
+	return at.Address(p.ListenAddress)
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path"
+	"strings"
 )
 
 // Start starts a server that was running and is down, as the same provider that a restart would take, and waits until it
@@ -36,4 +38,20 @@ func (s *Server) startProvider() Provider {
 		return PgCtlCluster
 	}
 	return PgCtl
+}
+
+// StartCommand is what an operator types to start a server that is down.
+func (s *Server) StartCommand() string {
+	switch s.startProvider() {
+	case Systemd:
+		return "systemctl start " + s.Unit
+	case PgCtlCluster:
+		version, name, _ := strings.Cut(s.Cluster, "/")
+		return fmt.Sprintf("pg_ctlcluster %s %s start", version, name)
+	}
+	program := "pg_ctl"
+	if s.BinDirectory != "" {
+		program = path.Join(s.BinDirectory, program)
+	}
+	return fmt.Sprintf("setpriv --reuid=%s --regid=%s --init-groups %s start -D %s", s.Owner.Name, s.Owner.Name, program, s.DataDirectory)
 }
