@@ -28,8 +28,8 @@ build: ## build bin/converge
 	@bin/converge version
 
 test: tools servers ## run every test but the matrix, with real PostgreSQL servers (as root: all of it)
-	go test -timeout 30m $$(go list ./... | grep -v -e /fixtures/matrix -e /fixtures/lab -e /fixtures/environment -e /engine/store)
-	go test -timeout 30m -p 1 ./engine/store ./fixtures/lab/... ./fixtures/environment
+	go test -timeout 60m $$(go list ./... | grep -v -e /fixtures/matrix -e /fixtures/lab -e /fixtures/environment -e /engine/store)
+	go test -timeout 60m -p 1 ./engine/store ./fixtures/lab/... ./fixtures/environment
 
 race: tools servers ## run the tests with the race detector, and converge built with it in the lab; needs gcc
 	@sh fixtures/need.sh gcc:gcc /usr/include/stdlib.h:libc6-dev
