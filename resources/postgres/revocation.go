@@ -9,6 +9,7 @@ import (
 	"net"
 	"reflect"
 	"strconv"
+	"syscall"
 	"time"
 )
 
@@ -49,6 +50,12 @@ func ShowCertificate(ctx context.Context, address string, cert tls.Certificate) 
 	ctx, cancel := context.WithTimeout(ctx, ConnectTimeout)
 	defer cancel()
 	v, err := showCertificate(ctx, address, cert)
+	for range 5 { // a server that has closed already resets the connection, and its alert can be lost
+		if !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+			break
+		}
+		v, err = showCertificate(ctx, address, cert)
+	}
 	if err != nil {
 		if ctx.Err() != nil {
 			err = fmt.Errorf("%w within %v", ErrNoAnswer, ConnectTimeout)
