@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strings"
+	"time"
 
 	"converge/engine"
 )
@@ -91,6 +93,11 @@ func (a archive) put(h *engine.Host, files []oldFile) error {
 // archiveTime names the folder of a run; sorted by name they are sorted by time.
 const archiveTime = "20060102T150405Z"
 
+func isArchiveTime(name string) bool {
+	_, err := time.Parse(archiveTime, name)
+	return err == nil
+}
+
 // compareArchive says whether a folder of the archive has one of these files already, and whether it has just these.
 func compareArchive(h *engine.Host, dir string, files []oldFile) (there, same bool, err error) {
 	same = true
@@ -132,6 +139,9 @@ func (a archive) newest(h *engine.Host, names ...string) (dir string, files [][]
 		return "", nil, err
 	}
 	for _, t := range slices.Backward(times) {
+		if stamp, _, _ := strings.Cut(t, "-"); !isArchiveTime(stamp) {
+			continue // an operator's own
+		}
 		if dir, files, err = a.folder(h, path.Join(root, t, a.of), names); err != nil || files != nil {
 			return dir, files, err
 		}
