@@ -19,7 +19,7 @@ import (
 type Aftermath struct {
 	Revoked  []Revocation // of the users that were named, by this run and by earlier ones, those that have not ended
 	Proof    string       // what shows that the server of this node refuses them; "" when nothing does
-	Sessions []postgres.RevokedSession
+	Sessions []postgres.CertificateSession
 	SQL      string // ends those sessions
 	Guessed  bool   // the server tells the name in a certificate and not its number: newer ones are among the sessions
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -105,23 +104,11 @@ func (a *app) rotate(cmd *cobra.Command, args []string, f rotateFlags) (*site, e
 			return s, nil
 		case change.Moved:
 			continue
-		case !pause(patience, 5*time.Second):
+		case !waitUntil(patience, time.Now().Add(5*time.Second)):
 			a.code = exitNotYet
 			fmt.Fprintf(a.stderr, "converge: the change of the authority goes on with the next runs; it waits: %s\n", strings.Join(change.Waits, "; "))
 			return s, nil
 		}
-	}
-}
-
-// pause waits for d, and says whether there was so much time left.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"reflect"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -128,44 +129,17 @@ func verdictOf(err error) (Verdict, error) {
 	return OtherwiseRefused, nil
 }
 
-// A RevokedSession is an open session whose client showed a certificate that counts no longer.
-type RevokedSession struct {
-	PID  int
-	User string
-}
-
 // SessionsWith lists the open sessions whose client showed one of the certificates, given by serial number in decimal and by
-// common name, sorted by process. From 12 on the server tells the serial number; before, only the name is compared, and a
-// session with a newer certificate of the same user is among them.
-func (c *Conn) SessionsWith(ctx context.Context, f Facts, serials, names []string) ([]RevokedSession, error) {
-	query := `select a.pid, coalesce(a.usename::text, '') from pg_catalog.pg_stat_ssl s join pg_catalog.pg_stat_activity a using (pid)
-		where s.client_serial::text = any($1) order by a.pid`
-	wanted := serials
-	if f.Number < 120000 {
-		query = `select a.pid, coalesce(a.usename::text, '') from pg_catalog.pg_stat_ssl s join pg_catalog.pg_stat_activity a using (pid)
-			where s.clientdn = any($1) order by a.pid`
-		wanted = nil
-		for _, n := range names {
-			wanted = append(wanted, "/CN="+n)
+// common name. From 12 on the server tells the serial number; before, only the name is compared, and a session with a newer
+// certificate of the same user is among them.
+func (c *Conn) SessionsWith(ctx context.Context, f Facts, serials, names []string) ([]CertificateSession, error) {
+	all, err := c.CertificateSessions(ctx, f)
+	return slices.DeleteFunc(all, func(s CertificateSession) bool {
+		if s.Serial != "" {
+			return !slices.Contains(serials, s.Serial)
 		}
-	}
-	rows, err := c.Query(ctx, query, wanted)
-	if err != nil {
-		return nil, c.questionError("ask for sessions with revoked certificates", err)
-	}
-	defer rows.Close()
-	var out []RevokedSession
-	for rows.Next() {
-		var s RevokedSession
-		if err := rows.Scan(&s.PID, &s.User); err != nil {
-			return nil, c.questionError("ask for sessions with revoked certificates", err)
-		}
-		out = append(out, s)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, c.questionError("ask for sessions with revoked certificates", err)
-	}
-	return out, nil
+		return !slices.ContainsFunc(names, func(n string) bool { return s.Subject == "/CN="+n })
+	}), err
 }
 
 // Terminate ends a session.

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -215,11 +216,24 @@ func TestSessionsWith(t *testing.T) {
 		bob := ca.session(ps.Port, "bob", ca.client("bob"))
 		got, err := c.SessionsWith(t.Context(), facts, []string{old.Leaf.SerialNumber.String()}, []string{"alice"})
 		ca.check(err)
-		want := []RevokedSession{{int(leaked.PgConn().PID()), "alice"}}
+		want := []uint32{leaked.PgConn().PID()}
 		if major < 12 { // the server does not tell the serial number
-			want = append(want, RevokedSession{int(kept.PgConn().PID()), "alice"})
+			want = append(want, kept.PgConn().PID())
 		}
-		if !slices.Equal(got, want) {
+		var pids []uint32
+		for _, session := range got {
+			pids = append(pids, uint32(session.PID))
+			if session.User != "alice" || session.Subject != "/CN=alice" || session.Started.IsZero() || session.Replication {
+				t.Errorf("%+v", session)
+			}
+			if tells := session.Issuer != ""; tells != (major >= 12) || !session.IssuedBy(ca.cert.Certificate) {
+				t.Errorf("the issuer of %+v", session)
+			}
+			if stranger := (&x509.Certificate{Subject: pkix.Name{CommonName: "another"}}); session.IssuedBy(stranger) != (major < 12) {
+				t.Errorf("%+v is taken for another authority's", session)
+			}
+		}
+		if !slices.Equal(pids, want) {
 			t.Errorf("got %v, want %v", got, want)
 		}
 		ca.check(c.Terminate(t.Context(), int(leaked.PgConn().PID())))

@@ -9,9 +9,11 @@ import (
 
 // A CertificateSession is an open session whose client showed a certificate.
 type CertificateSession struct {
+	PID     int
 	User    string
+	Subject string    // of the certificate, as OpenSSL writes it in one line, "/CN=alice"
 	Serial  string    // of the certificate, in decimal; "" before 12
-	Issuer  string    // its authority's name as OpenSSL writes it in one line, "/CN=production CA 1f"; "" before 12
+	Issuer  string    // its authority's name, "/CN=production CA 1f"; "" before 12
 	Started time.Time // when the session began
 
 	Replication bool // a standby's stream
@@ -20,19 +22,19 @@ type CertificateSession struct {
 // IssuedBy says whether the session's certificate may be from an authority. Before 12 a server does not tell, and whether
 // the session is older than the authority's successor is for the caller to ask.
 func (s CertificateSession) IssuedBy(ca *x509.Certificate) bool {
-	return s.Issuer == "" || strings.HasSuffix(s.Issuer, "/CN="+ca.Subject.CommonName) || strings.Contains(s.Issuer, "/CN="+ca.Subject.CommonName+"/")
+	name := "/CN=" + ca.Subject.CommonName
+	return s.Issuer == "" || strings.HasSuffix(s.Issuer, name) || strings.Contains(s.Issuer, name+"/")
 }
 
-// CertificateSessions lists the sessions with a client certificate, those of replication among them. Who may not see others'
-// sessions sees none of them.
+// CertificateSessions lists the sessions with a client certificate, those of replication among them, sorted by when they
+// began. Who may not see others' sessions sees none of them.
 func (c *Conn) CertificateSessions(ctx context.Context, f Facts) ([]CertificateSession, error) {
-	query := `select coalesce(a.usename::text, ''), coalesce(s.client_serial::text, ''), coalesce(s.issuer_dn, ''), coalesce(a.backend_start, now()), coalesce(a.backend_type = 'walsender', false)
-		from pg_catalog.pg_stat_ssl s join pg_catalog.pg_stat_activity a using (pid) where s.client_dn is not null order by a.backend_start, pid`
+	columns, subject := "coalesce(s.client_serial::text, ''), coalesce(s.issuer_dn, '')", "s.client_dn"
 	if f.Number < 120000 {
-		query = `select coalesce(a.usename::text, ''), '', '', coalesce(a.backend_start, now()), coalesce(a.backend_type = 'walsender', false)
-			from pg_catalog.pg_stat_ssl s join pg_catalog.pg_stat_activity a using (pid) where s.clientdn is not null and s.clientdn <> '' order by a.backend_start, pid`
+		columns, subject = "'', ''", "s.clientdn"
 	}
-	rows, err := c.Query(ctx, query)
+	rows, err := c.Query(ctx, `select a.pid, coalesce(a.usename::text, ''), `+subject+`, `+columns+`, coalesce(a.backend_start, now()), coalesce(a.backend_type = 'walsender', false)
+		from pg_catalog.pg_stat_ssl s join pg_catalog.pg_stat_activity a using (pid) where `+subject+` <> '' order by a.backend_start, a.pid`)
 	if err != nil {
 		return nil, c.questionError("ask for sessions with certificates", err)
 	}
@@ -40,7 +42,7 @@ func (c *Conn) CertificateSessions(ctx context.Context, f Facts) ([]CertificateS
 	var out []CertificateSession
 	for rows.Next() {
 		var s CertificateSession
-		if err := rows.Scan(&s.User, &s.Serial, &s.Issuer, &s.Started, &s.Replication); err != nil {
+		if err := rows.Scan(&s.PID, &s.User, &s.Subject, &s.Serial, &s.Issuer, &s.Started, &s.Replication); err != nil {
 			return nil, c.questionError("ask for sessions with certificates", err)
 		}
 		out = append(out, s)
