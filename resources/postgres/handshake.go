@@ -112,14 +112,11 @@ func askForTLS(ctx context.Context, address string) (conn net.Conn, hasTLS bool,
 func sendSSLRequest(ctx context.Context, conn net.Conn) (hasTLS bool, err error) {
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	if _, err := conn.Write(binary.BigEndian.AppendUint32([]byte{0, 0, 0, 8}, sslRequest)); err != nil {
+	answer, err := requestTLS(conn)
+	if err != nil {
 		return false, err
 	}
-	answer := make([]byte, 1)
-	if _, err := io.ReadFull(conn, answer); err != nil {
-		return false, answerError(err)
-	}
-	switch answer[0] {
+	switch answer {
 	case 'N':
 		return false, nil
 	case 'S':
@@ -127,7 +124,19 @@ func sendSSLRequest(ctx context.Context, conn net.Conn) (hasTLS bool, err error)
 	case 'E':
 		return false, errors.New("the server answers with an error: it has too many connections, or is not PostgreSQL")
 	}
-	return false, fmt.Errorf("the answer is %q: this is no PostgreSQL server", answer)
+	return false, fmt.Errorf("the answer is %q: %w", []byte{answer}, ErrNotPostgreSQL)
+}
+
+// requestTLS sends the SSLRequest, and returns the one byte of the answer: 'S', 'N', or 'E' where an error message follows.
+func requestTLS(conn net.Conn) (byte, error) {
+	if _, err := conn.Write(binary.BigEndian.AppendUint32([]byte{0, 0, 0, 8}, sslRequest)); err != nil {
+		return 0, err
+	}
+	answer := make([]byte, 1)
+	if _, err := io.ReadFull(conn, answer); err != nil {
+		return 0, answerError(err)
+	}
+	return answer[0], nil
 }
 
 func answerError(err error) error {

@@ -173,14 +173,11 @@ var ErrNotPostgreSQL = errors.New("this is no PostgreSQL server")
 var errNoTLS = errors.New("the server answers that it has no TLS")
 
 func (a *attempt) secure(ctx context.Context, conn net.Conn) (net.Conn, error) {
-	if _, err := conn.Write(binary.BigEndian.AppendUint32([]byte{0, 0, 0, 8}, sslRequest)); err != nil {
+	answer, err := requestTLS(conn)
+	if err != nil {
 		return nil, err
 	}
-	answer := make([]byte, 1)
-	if _, err := io.ReadFull(conn, answer); err != nil {
-		return nil, answerError(err)
-	}
-	switch answer[0] {
+	switch answer {
 	case 'S':
 		a.login.Stage = Handshaking
 		return a.handshake(ctx, conn)
@@ -190,7 +187,7 @@ func (a *attempt) secure(ctx context.Context, conn net.Conn) (net.Conn, error) {
 	case 'E':
 		return nil, a.errorBeforeTLS(conn)
 	}
-	return nil, fmt.Errorf("%w: it answers %q to the request for TLS", ErrNotPostgreSQL, answer)
+	return nil, fmt.Errorf("%w: it answers %q to the request for TLS", ErrNotPostgreSQL, []byte{answer})
 }
 
 // errorBeforeTLS reads the error that a server gives instead of an answer: it has too many connections, say.
