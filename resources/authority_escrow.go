@@ -33,6 +33,7 @@ type escrowBody struct {
 
 	Others []string `json:"others,omitempty"` // during a change of authorities: the fingerprints of the other one's certificate
 	Change []byte   `json:"change,omitempty"` // sealed: a list of changingAuthority
+	Roots  string   `json:"roots,omitempty"`  // PEM: the authorities that are trusted
 }
 
 // deposit puts the authority's key in escrow for the nodes that may take over, and takes it back from others.
@@ -125,9 +126,7 @@ func sumOf(users []deliveredUser, body escrowBody) string {
 	for _, i := range body.Issued {
 		fmt.Fprintf(sum, "%q %q\n", i.Serial, i.Issuer)
 	}
-	if len(body.Others) > 0 {
-		fmt.Fprintf(sum, "others %q\n", body.Others)
-	}
+	fmt.Fprintf(sum, "trusted %q, others %q\n", body.Roots, body.Others)
 	for _, u := range users {
 		fmt.Fprintf(sum, "%q %q\n", u.User, u.Certificate)
 	}
@@ -192,8 +191,9 @@ func (p *publisher) changing() ([]changingAuthority, error) {
 	return out, nil
 }
 
-// addChange puts a change that is under way into what is to be in escrow.
+// addChange puts the authorities that are trusted, and a change that is under way, into what is to be in escrow.
 func (p *publisher) addChange(body *escrowBody) error {
+	body.Roots = string(p.roots)
 	all, err := p.changing()
 	if err != nil {
 		return err
@@ -306,7 +306,7 @@ func (a *CertAuthority) fromEscrow(ctx context.Context, h *engine.Host, holder s
 	if err == nil && there.statement.From == holder {
 		err = a.inherit(h, body)
 	}
-	found := inEscrow{change: body.Change}
+	found := inEscrow{change: body.Change, roots: []byte(body.Roots)}
 	if err != nil || len(body.Users) == 0 || there.statement.From != holder {
 		return key, found, err
 	}
@@ -320,6 +320,7 @@ func (a *CertAuthority) fromEscrow(ctx context.Context, h *engine.Host, holder s
 type inEscrow struct {
 	users  []deliveredUser
 	change []byte // sealed: a change of authorities that was under way
+	roots  []byte // the authorities that were trusted; none where an earlier version put it there
 }
 
 // openUsers unseals the users' keys.

@@ -71,13 +71,19 @@ func (a *CertAuthority) receive(ctx context.Context, h *engine.Host) error {
 	return a.issuer().keepDelivered(h, now.body.Lists)
 }
 
-// noKeyHere refuses to go on where the authority's key lies and does not belong.
+// noKeyHere refuses to go on where an authority's key lies and does not belong: the one that issues, or another one of a
+// change of authorities.
 func (a *CertAuthority) noKeyHere(h *engine.Host) error {
-	_, err := h.Stat(a.keyFile())
-	if err == nil {
-		return fmt.Errorf("the authority's private key is here, as %s, and the role of this node is %s, where it does not belong: whoever reads this disk can make keys for everybody. When another node has the authority by now, take it away (shred -u %s); when this node is to have it, its role is db_master", a.keyFile(), a.site.Node.Role, a.keyFile())
+	for _, slot := range []authoritySlot{a.current(), a.next(), a.previous()} {
+		_, err := h.Stat(slot.key)
+		if err == nil {
+			return fmt.Errorf("the authority's private key is here, as %s, and the role of this node is %s, where it does not belong: whoever reads this disk can make keys for everybody. When another node has the authority by now, take it away (shred -u %s); when this node is to have it, its role is db_master", slot.key, a.site.Node.Role, slot.key)
+		}
+		if err := unlessMissing(err); err != nil {
+			return err
+		}
 	}
-	return unlessMissing(err)
+	return nil
 }
 
 // kept reads what an earlier run took.

@@ -165,11 +165,11 @@ func (a *CertAuthority) compare(ctx context.Context, h *engine.Host, there store
 	if holder != a.site.Node.Name && mine.Epoch > 0 && mine.Epoch <= epoch && !here.key.IsZero() {
 		return a.fenced(there, mine)
 	}
-	changed, err := a.tookPlaceOf(h, cert)
+	changes, err := a.ofOneChange(h, here, cert, holder)
 	if err != nil {
 		return err
 	}
-	if !here.cert.IsZero() && here.cert.Fingerprint() != cert.Fingerprint() && !(changed && holder == a.site.Node.Name) {
+	if !here.cert.IsZero() && here.cert.Fingerprint() != cert.Fingerprint() && !changes {
 		return fmt.Errorf("this node's authority is %s, and the environment's is %s, which %s has: there must not be two; nothing is issued. When this node's is the stray one, move %s away and run again; the environment's is not replaced by itself",
 			here.cert, cert, holder, a.dir)
 	}
@@ -182,10 +182,19 @@ func (a *CertAuthority) compare(ctx context.Context, h *engine.Host, there store
 	return a.takeOver(ctx, h, there, here, cert, epoch+1)
 }
 
-// tookPlaceOf says whether this node's authority has taken the place of another one, in a change that has not ended.
-func (a *CertAuthority) tookPlaceOf(h *engine.Host, other pki.Certificate) (bool, error) {
+// ofOneChange says whether this node's authority and the one that the store names are the two of a change: the store was not
+// told of the last move yet, or this node, which has not had the authority so far, has not heard of it.
+func (a *CertAuthority) ofOneChange(h *engine.Host, here pair, named pki.Certificate, holder string) (bool, error) {
+	if here.key.IsZero() {
+		roots, err := h.ReadFile(a.bundleFile())
+		if err := unlessMissing(err); err != nil {
+			return false, err
+		}
+		certs, _ := pki.ParseCertificates(roots) // of what cannot be read, nothing is trusted
+		return slices.ContainsFunc(certs, func(c pki.Certificate) bool { return c.Fingerprint() == named.Fingerprint() }), nil
+	}
 	previous, err := a.previous().look(h)
-	return err == nil && !previous.cert.IsZero() && previous.cert.Fingerprint() == other.Fingerprint(), err
+	return err == nil && holder == a.site.Node.Name && !previous.cert.IsZero() && previous.cert.Fingerprint() == named.Fingerprint(), err
 }
 
 // hold goes on having the authority. told is the one that the store names.
@@ -260,7 +269,19 @@ func (a *CertAuthority) takeOver(ctx context.Context, h *engine.Host, there stor
 	if err := h.WriteFile(a.certFile(), cert.PEM(), rootPublic, engine.NoDiff); err != nil {
 		return err
 	}
+	if len(escrow.roots) > 0 {
+		if err := h.WriteFile(a.bundleFile(), escrow.roots, rootPublic, engine.NoDiff); err != nil {
+			return err
+		}
+	}
 	if err := a.keepBundle(h, cert); err != nil {
+		return err
+	}
+	c, err := a.changing(h)
+	if err != nil {
+		return err
+	}
+	if err := a.trustAll(h, c, pki.Certificate{}); err != nil {
 		return err
 	}
 	if err := a.takeUsers(h, authorities, escrow.users); err != nil {

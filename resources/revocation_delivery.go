@@ -91,7 +91,7 @@ func (p *publisher) addRevocations(body *escrowBody) error {
 
 // public is how many bytes of the body are no secret.
 func (b *escrowBody) public() int {
-	text, err := json.Marshal(escrowBody{Revoked: b.Revoked, Issued: b.Issued})
+	text, err := json.Marshal(escrowBody{Revoked: b.Revoked, Issued: b.Issued, Others: b.Others, Change: b.Change, Roots: b.Roots})
 	if err != nil {
 		panic(fmt.Sprintf("resources: strings and times cannot be written: %v", err))
 	}

@@ -25,8 +25,10 @@ type watched struct {
 	seen    map[string]string
 }
 
-func newWatched(t *testing.T, nodes ...string) *watched {
-	w := &watched{network: newNetwork(t, "", nodes...), renewed: map[string]int{}, seen: map[string]string{}}
+func newWatched(t *testing.T, nodes ...string) *watched { return newWatchedWith(t, "", nodes...) }
+
+func newWatchedWith(t *testing.T, variables string, nodes ...string) *watched {
+	w := &watched{network: newNetwork(t, variables, nodes...), renewed: map[string]int{}, seen: map[string]string{}}
 	w.recipe = rotationRecipe
 	for _, n := range nodes {
 		name, _, _ := strings.Cut(n, ":")
@@ -237,6 +239,54 @@ func TestAuthorityChangeBack(t *testing.T) {
 			t.Fatalf("after %d moves and back, app1 trusts %v", moves, now)
 		}
 		w.now = w.now.Add(time.Hour)
+	}
+}
+
+// A change of authorities is under way when its node is lost: who takes over goes on with it, with the same two authorities,
+// and nobody is cut off. The old node, when it comes back, has to give up the keys of both.
+func TestAuthorityChangeTakenOver(t *testing.T) {
+	for moves := 1; moves <= 3; moves++ {
+		w := newWatchedWith(t, `escrow = ["db2"]`, "db1:db_master", "db2:db_replica", "app1:app")
+		for range 3 {
+			w.round()
+		}
+		first := w.certs("db1", "etc/converge/authority/ca.crt")[0].Fingerprint()
+		w.asked(&Maintenance{Authority: true})
+		for range moves - 1 {
+			w.run("db2")
+			w.run("app1")
+			w.run("db1")
+		}
+		both := map[string]bool{}
+		for _, c := range w.certs("db1", "etc/converge/authority/bundle.crt") {
+			both[c.Fingerprint()] = true
+		}
+		key := w.read("app1", "home/deploy/.postgresql/postgresql.key")
+		w.fallOver()
+		w.nodes = []string{"db2", "app1"}
+		w.round()
+		delete(w.roles, "db1") // it is lost for good, and would hold the change back; its folder is left as it was
+		for range 8 {
+			w.round()
+		}
+		now := w.certs("db2", "etc/converge/authority/bundle.crt")
+		if len(now) != 1 || now[0].Fingerprint() == first || !both[now[0].Fingerprint()] {
+			t.Errorf("after %d moves and a takeover: %v is trusted, and the two of the change were %v", moves, now, both)
+		}
+		if w.read("app1", "home/deploy/.postgresql/postgresql.key") != key {
+			t.Errorf("after %d moves and a takeover: another key", moves)
+		}
+		for _, n := range w.nodes {
+			w.ok(w.apply(n), 0)
+		}
+		w.roles["db1"] = "db_replica"
+		for _, slot := range []string{"ca", "next", "previous"} {
+			file := "etc/converge/authority/" + slot + ".key"
+			if _, err := os.Stat(w.path("db1", file)); err == nil {
+				w.fails(w.apply("db1"), "the authority's private key is here, as /"+file)
+				w.check(os.Remove(w.path("db1", file)))
+			}
+		}
 	}
 }
 
