@@ -31,7 +31,7 @@ type escrowBody struct {
 	Revoked string   `json:"revoked,omitempty"` // revoked.json; "" where nothing was ever revoked
 	Issued  []Issued `json:"issued,omitempty"`  // what there is to revoke
 
-	Others []string `json:"others,omitempty"` // during a change of authorities: the fingerprints of the other one's certificate
+	Others []string `json:"others,omitempty"` // during a change of authorities: each with a sum of its certificate
 	Change []byte   `json:"change,omitempty"` // sealed: a list of changingAuthority
 	Roots  string   `json:"roots,omitempty"`  // PEM: the authorities that are trusted
 }
