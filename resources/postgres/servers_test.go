@@ -250,7 +250,12 @@ func reloadAndWait(t *testing.T, ps *pgserver.Server, s *Server) {
 		t.Fatal(err)
 	}
 	eventually(t, "the reload", func() bool { return strings.Count(ps.Log(), "received SIGHUP") > marks })
-	time.Sleep(30 * time.Millisecond)
+	// It says so when it begins. It does one thing after the other: who gets any answer now, comes after the end.
+	if conn, err := s.Connect(t.Context()); err == nil {
+		conn.Close(t.Context())
+	} else if !errors.Is(err, ErrTurnedAway) {
+		t.Fatal(err)
+	}
 }
 
 // A socket that somebody else has put up in the server's place is not talked to.
