@@ -1,6 +1,7 @@
 package recipe
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"reflect"
@@ -24,6 +25,10 @@ type Environment struct {
 	Store      *Section  // nil when left out
 	Range      hcl.Range // of the header; the zero range without a file
 	Files      map[string]*hcl.File
+
+	aside   []nodeArguments // while it is read: the nodes that were set aside, in so many runs
+	runs    int
+	misread bool // they stand where HCL reads no blocks
 }
 
 // A Given is the value of a variable as the environment file gives it.
@@ -91,13 +96,26 @@ var environmentShape = shapeOf(reflect.TypeFor[environmentArguments]())
 // ParseEnvironment reads an environment file. The environment is never nil: its Files serve to print the diagnostics,
 // which are sorted and hold every mistake found. With errors the rest of it must not be used.
 func ParseEnvironment(source Source) (*Environment, hcl.Diagnostics) {
-	env := &Environment{AppUser: DefaultAppUser, AdminUser: DefaultAdminUser, Variables: map[string]Given{}}
 	source.environment = true
+	if rest, nodes, runs := setAside(source.Name, source.Bytes); runs > 0 && len(source.Bytes) <= MaxEnvironmentBytes {
+		source := source
+		source.Bytes = rest
+		env, diags := parseEnvironment(source, nodes, runs)
+		if len(diags) == 0 && !env.misread {
+			return env, nil
+		}
+	}
+	return parseEnvironment(source, nil, 0)
+}
+
+func parseEnvironment(source Source, aside []nodeArguments, runs int) (*Environment, hcl.Diagnostics) {
+	env := &Environment{AppUser: DefaultAppUser, AdminUser: DefaultAdminUser, Variables: map[string]Given{}, aside: aside, runs: runs}
 	file, diags := parse(source)
 	env.Files = map[string]*hcl.File{source.Name: file}
 	if !diags.HasErrors() {
 		diags = append(diags, env.readFile(file.Body.(*hclsyntax.Body), source.Name)...)
 	}
+	env.aside = nil
 	return env, Sorted(diags)
 }
 
@@ -131,6 +149,7 @@ func (env *Environment) readBlock(block *hclsyntax.Block) hcl.Diagnostics {
 	name, diags := label(block)
 	env.Name, env.Range = name, block.DefRange()
 	owner := "environment " + name
+	env.misread = env.runs > 0 && !withoutMarkers(block.Body, env.runs)
 	all := readBody(block.Body)
 	diags = append(diags, env.takeSections(all, block.Body)...)
 	diags = append(diags, env.takeVariables(all, owner)...)
@@ -138,6 +157,7 @@ func (env *Environment) readBlock(block *hclsyntax.Block) hcl.Diagnostics {
 	diags = append(diags, shaped...)
 	var arguments environmentArguments
 	diags = append(diags, decodeConstants(all, environmentShape, owner, &arguments, shaped.HasErrors())...)
+	arguments.Nodes = inOrder(arguments.Nodes, env.aside)
 	if !diags.HasErrors() || len(arguments.Nodes) > 0 {
 		diags = append(diags, env.fill(&arguments)...)
 	}
@@ -239,6 +259,16 @@ func (env *Environment) takeVariables(all *body, owner string) hcl.Diagnostics {
 	return found
 }
 
+// inOrder puts nodes into the order of their lines, in which both lists are.
+func inOrder(some, others []nodeArguments) []nodeArguments {
+	if len(some) == 0 {
+		return others
+	}
+	all := append(some, others...)
+	slices.SortFunc(all, func(a, b nodeArguments) int { return cmp.Compare(a.Header.Start.Line, b.Header.Start.Line) })
+	return all
+}
+
 func (env *Environment) fill(a *environmentArguments) hcl.Diagnostics {
 	var diags hcl.Diagnostics
 	user := func(name string, given *string, place hcl.Range, into *string) {
@@ -252,8 +282,9 @@ func (env *Environment) fill(a *environmentArguments) hcl.Diagnostics {
 	}
 	user("app_user", a.AppUser, a.AppUserAt, &env.AppUser)
 	user("admin_user", a.AdminUser, a.AdminUserAt, &env.AdminUser)
-	for _, n := range a.Nodes {
-		node, found := n.node()
+	env.Nodes = make([]Node, 0, len(a.Nodes))
+	for i := range a.Nodes {
+		node, found := a.Nodes[i].node()
 		diags = append(diags, found...)
 		env.Nodes = append(env.Nodes, node)
 	}
@@ -284,7 +315,7 @@ func addressesOf(nodes []Node) []netip.Prefix {
 	return slices.Compact(all)
 }
 
-func (a nodeArguments) node() (Node, hcl.Diagnostics) {
+func (a *nodeArguments) node() (Node, hcl.Diagnostics) {
 	n := Node{Name: a.Name, Role: a.Role, Names: a.Names, HostKey: a.HostKey, Range: a.Header}
 	var diags hcl.Diagnostics
 	if err := checkHostName(a.Name); err != nil {
@@ -303,7 +334,7 @@ func (a nodeArguments) node() (Node, hcl.Diagnostics) {
 			diags = append(diags, mistake(a.NamesAt, "Invalid host name", "%s.", err))
 		}
 	}
-	if a.HostKey != "" && len(strings.Fields(a.HostKey)) < 2 || strings.ContainsAny(a.HostKey, "\n\r") {
+	if a.HostKey != "" && secondWord(a.HostKey) == "" || strings.ContainsAny(a.HostKey, "\n\r") {
 		diags = append(diags, mistake(a.HostKeyAt, "Invalid host key", `This is no public host key: write the line of /etc/ssh/ssh_host_ed25519_key.pub, "ssh-ed25519 AAAA...".`))
 	}
 	return n, diags
@@ -311,24 +342,26 @@ func (a nodeArguments) node() (Node, hcl.Diagnostics) {
 
 func (env *Environment) checkNodes(arguments []nodeArguments) hcl.Diagnostics {
 	var diags hcl.Diagnostics
-	names, addresses, master := map[string]hcl.Range{}, map[netip.Addr]hcl.Range{}, hcl.Range{}
-	hostKeys := map[string]hcl.Range{}
-	for i, n := range env.Nodes {
+	names, addresses := make(map[string]*Node, len(env.Nodes)), make(map[netip.Addr]*Node, len(env.Nodes))
+	hostKeys := make(map[string]*Node, len(env.Nodes))
+	var master *Node
+	for i := range env.Nodes {
+		n := &env.Nodes[i]
 		if first, twice := names[n.Name]; twice {
-			diags = append(diags, mistake(n.Range, "Duplicate node", "The node %q is already declared at %s. Give this one another name, or remove one of them.", n.Name, at(first)))
+			diags = append(diags, mistake(n.Range, "Duplicate node", "The node %q is already declared at %s. Give this one another name, or remove one of them.", n.Name, at(first.Range)))
 		} else {
-			names[n.Name] = n.Range
+			names[n.Name] = n
 		}
 		if first, twice := addresses[n.Address]; twice && n.Address.IsValid() {
-			diags = append(diags, mistake(arguments[i].AddressAt, "Duplicate address", "The node at %s has the same address. Two machines cannot share one.", at(first)))
+			diags = append(diags, mistake(arguments[i].AddressAt, "Duplicate address", "The node at %s has the same address. Two machines cannot share one.", at(first.Range)))
 		} else {
-			addresses[n.Address] = n.Range
+			addresses[n.Address] = n
 		}
-		if words := strings.Fields(n.HostKey); len(words) > 1 {
-			if first, twice := hostKeys[words[1]]; twice {
-				diags = append(diags, mistake(arguments[i].HostKeyAt, "Cloned host key", "The node at %s has the same host key: one of the two was copied from the other, and could open what is meant for it. Make a new one on the copy (rm /etc/ssh/ssh_host_*; ssh-keygen -A; restart sshd), and write it here.", at(first)))
+		if key := secondWord(n.HostKey); key != "" {
+			if first, twice := hostKeys[key]; twice {
+				diags = append(diags, mistake(arguments[i].HostKeyAt, "Cloned host key", "The node at %s has the same host key: one of the two was copied from the other, and could open what is meant for it. Make a new one on the copy (rm /etc/ssh/ssh_host_*; ssh-keygen -A; restart sshd), and write it here.", at(first.Range)))
 			} else {
-				hostKeys[words[1]] = n.Range
+				hostKeys[key] = n
 			}
 		}
 		if n.Role == "solo" && len(env.Nodes) > 1 {
@@ -337,32 +370,51 @@ func (env *Environment) checkNodes(arguments []nodeArguments) hcl.Diagnostics {
 		if n.Role != "db_master" {
 			continue
 		}
-		if master != (hcl.Range{}) {
-			diags = append(diags, mistake(arguments[i].RoleAt, "Two masters", `An environment has one db_master, and it is at %s. Make this one a "db_replica".`, at(master)))
+		if master != nil {
+			diags = append(diags, mistake(arguments[i].RoleAt, "Two masters", `An environment has one db_master, and it is at %s. Make this one a "db_replica".`, at(master.Range)))
 		} else {
-			master = n.Range
+			master = n
 		}
 	}
 	return diags
 }
 
+// secondWord is the key itself in the line of a public key; "" where there is none.
+func secondWord(line string) string {
+	first := true
+	for word := range strings.FieldsSeq(line) {
+		if !first {
+			return word
+		}
+		first = false
+	}
+	return ""
+}
+
 // checkHostName wants a name that can stand in a certificate: letters, digits, - and _, in parts divided by dots.
 func checkHostName(name string) error {
-	wrong := fmt.Errorf("%q is not a host name: letters, digits, - and _, in parts divided by dots, at most 253 bytes", name)
+	if isHostName(name) {
+		return nil
+	}
+	return fmt.Errorf("%q is not a host name: letters, digits, - and _, in parts divided by dots, at most 253 bytes", name)
+}
+
+func isHostName(name string) bool {
 	if len(name) > 253 {
-		return wrong
+		return false
 	}
 	for part := range strings.SplitSeq(name, ".") {
 		if part == "" || len(part) > 63 || part[0] == '-' || part[len(part)-1] == '-' {
-			return wrong
+			return false
 		}
 		for _, r := range part {
-			if !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_", r) {
-				return wrong
+			letter := 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z'
+			if !letter && (r < '0' || r > '9') && r != '-' && r != '_' {
+				return false
 			}
 		}
 	}
-	return nil
+	return true
 }
 
 // CheckUser says why a name is refused for a user that is at once a user of the operating system and a PostgreSQL role,

@@ -11,17 +11,18 @@ import (
 
 // An evaluation is the state of one For.
 type evaluation struct {
-	recipe    *Recipe
-	role      string
-	roots     map[string]cty.Value
-	missing   map[string]string    // top-level names that this node does not have, and why
-	variables map[string]cty.Value // without those that have no usable value
-	locals    map[string]*localState
-	blocks    map[Address]*blockState // of this role
-	count     int                     // block instances
-	refs      int
-	full      bool // a limit was met and reported
-	diags     hcl.Diagnostics
+	recipe      *Recipe
+	role        string
+	roots       map[string]cty.Value
+	environment *Environment         // nil where no name has a value
+	missing     map[string]string    // top-level names that this node does not have, and why
+	variables   map[string]cty.Value // without those that have no usable value
+	locals      map[string]*localState
+	blocks      map[Address]*blockState // of this role
+	count       int                     // block instances
+	refs        int
+	full        bool // a limit was met and reported
+	diags       hcl.Diagnostics
 }
 
 // A localState is a local's value once it is known. Its refs are the blocks that the value was made from.

@@ -134,7 +134,7 @@ func TestReferenceNamesTheLanguage(t *testing.T) {
 	for attribute := range (&Environment{}).value().Type().AttributeTypes() {
 		names = append(names, "environment."+attribute)
 	}
-	for attribute := range (Node{}).value().Type().AttributeTypes() {
+	for attribute := range (&Node{}).value().Type().AttributeTypes() {
 		names = append(names, "node."+attribute)
 	}
 	names = append(names, fmt.Sprint(MaxNesting), fmt.Sprint(MaxOperators), "100,000", "1 MiB")

@@ -1,6 +1,7 @@
 package recipe
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/hashicorp/hcl/v2"
@@ -9,8 +10,8 @@ import (
 
 // names are the values that one expression can see, and the blocks that they come from.
 type names struct {
-	roots  map[string]cty.Value            // node, environment, each, postgresql
-	groups map[string]map[string]cty.Value // var, local and block types: name to value
+	roots  map[string]cty.Value            // node, each, postgresql, and environment as a whole
+	groups map[string]map[string]cty.Value // var, local, block types, and parts of environment: name to value
 	refs   []Ref
 }
 
@@ -45,12 +46,10 @@ func (n *names) secret() bool {
 
 func (n *names) variables() map[string]cty.Value {
 	all := make(map[string]cty.Value, len(n.roots)+len(n.groups))
-	for name, value := range n.roots {
-		all[name] = value
-	}
 	for name, members := range n.groups {
 		all[name] = cty.ObjectVal(members)
 	}
+	maps.Copy(all, n.roots)
 	return all
 }
 
@@ -86,6 +85,8 @@ func (e *evaluation) resolveUse(u *use, each *eachPair, n *names) bool {
 		return e.resolveLocal(u, name, n)
 	case root == "each":
 		return e.resolveEach(u, each, n)
+	case root == "environment":
+		return e.resolveEnvironment(u, name, n)
 	case e.recipe.kinds[root] != nil:
 		return e.resolveBlock(u, Address{Type: root, Name: name}, each, n)
 	}
@@ -102,8 +103,28 @@ func (e *evaluation) resolveUse(u *use, each *eachPair, n *names) bool {
 	return e.checkSteps(value, u.steps, 1)
 }
 
+// resolveEnvironment makes of the environment what is named: its nodes can be ten thousand.
+func (e *evaluation) resolveEnvironment(u *use, name string, n *names) bool {
+	make := environmentParts[name]
+	switch {
+	case make != nil:
+		value := make(e.environment)
+		n.member("environment", name, value)
+		return e.checkSteps(value, u.steps, 2)
+	case len(u.steps) > 1:
+		if _, attribute := u.steps[1].(hcl.TraverseAttr); attribute {
+			place := hcl.RangeBetween(u.steps[0].SourceRange(), u.steps[1].SourceRange())
+			e.report(mistake(place, "Unknown attribute", "There is no attribute %q.%s", name, suggestion(name, keysOf(environmentParts))))
+			return false
+		}
+	}
+	value := e.environment.value()
+	n.root("environment", value)
+	return e.checkSteps(value, u.steps, 1)
+}
+
 func (e *evaluation) rootNames() []string {
-	return slices.Concat([]string{"var", "local", "each"}, keysOf(e.roots), keysOf(e.recipe.kinds))
+	return slices.Concat([]string{"var", "local", "each", "environment"}, keysOf(e.roots), keysOf(e.recipe.kinds))
 }
 
 func (e *evaluation) resolveLocal(u *use, name string, n *names) bool {

@@ -34,11 +34,12 @@ func (r *Recipe) For(scope Scope) (*Program, hcl.Diagnostics) {
 	}
 	e := &evaluation{
 		recipe: r, role: scope.Node.Role,
-		roots:     rootValues(scope),
-		missing:   scope.Missing,
-		variables: map[string]cty.Value{},
-		locals:    map[string]*localState{},
-		blocks:    map[Address]*blockState{},
+		roots:       rootValues(scope),
+		environment: scope.Environment,
+		missing:     scope.Missing,
+		variables:   map[string]cty.Value{},
+		locals:      map[string]*localState{},
+		blocks:      map[Address]*blockState{},
 	}
 	e.setVariables(scope)
 	g := r.graph(scope.Node.Role)
@@ -65,7 +66,6 @@ func (r *Recipe) For(scope Scope) (*Program, hcl.Diagnostics) {
 func rootValues(scope Scope) map[string]cty.Value {
 	roots := map[string]cty.Value{}
 	maps.Copy(roots, scope.Values)
-	roots["environment"] = scope.Environment.value()
 	roots["node"] = scope.Node.value()
 	return roots
 }
@@ -187,30 +187,47 @@ func (e *evaluation) ruleMessage(rule rule, ctx *hcl.EvalContext) string {
 	return message.AsString()
 }
 
-// value is "environment" in expressions.
+// environmentParts are the attributes of "environment" in expressions.
+var environmentParts = map[string]func(*Environment) cty.Value{
+	"name":       func(env *Environment) cty.Value { return cty.StringVal(env.Name) },
+	"app_user":   func(env *Environment) cty.Value { return cty.StringVal(env.AppUser) },
+	"admin_user": func(env *Environment) cty.Value { return cty.StringVal(env.AdminUser) },
+	"nodes":      (*Environment).nodesValue,
+	"cidrs":      (*Environment).cidrsValue,
+}
+
+// value is "environment" in expressions, all of it.
 func (env *Environment) value() cty.Value {
-	nodes := cty.ListValEmpty(cty.Object(map[string]cty.Type{
-		"name": cty.String, "role": cty.String, "address": cty.String, "names": cty.List(cty.String),
-	}))
-	if len(env.Nodes) > 0 {
-		list := make([]cty.Value, len(env.Nodes))
-		for i, n := range env.Nodes {
-			list[i] = n.value()
-		}
-		nodes = cty.ListVal(list)
+	parts := map[string]cty.Value{}
+	for name, part := range environmentParts {
+		parts[name] = part(env)
 	}
+	return cty.ObjectVal(parts)
+}
+
+func (env *Environment) nodesValue() cty.Value {
+	if len(env.Nodes) == 0 {
+		return cty.ListValEmpty(cty.Object(map[string]cty.Type{
+			"name": cty.String, "role": cty.String, "address": cty.String, "names": cty.List(cty.String),
+		}))
+	}
+	list := make([]cty.Value, len(env.Nodes))
+	for i := range env.Nodes {
+		list[i] = env.Nodes[i].value()
+	}
+	return cty.ListVal(list)
+}
+
+func (env *Environment) cidrsValue() cty.Value {
 	cidrs := make([]string, len(env.CIDRs))
 	for i, prefix := range env.CIDRs {
 		cidrs[i] = prefix.String()
 	}
-	return cty.ObjectVal(map[string]cty.Value{
-		"name": cty.StringVal(env.Name), "app_user": cty.StringVal(env.AppUser), "admin_user": cty.StringVal(env.AdminUser),
-		"nodes": nodes, "cidrs": listOfStrings(cidrs),
-	})
+	return listOfStrings(cidrs)
 }
 
 // value is "node" in expressions. The address is null when it is not known.
-func (n Node) value() cty.Value {
+func (n *Node) value() cty.Value {
 	address := cty.NullVal(cty.String)
 	if n.Address.IsValid() {
 		address = cty.StringVal(n.Address.String())
