@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -146,9 +147,26 @@ func answerError(err error) error {
 	return err
 }
 
+// tlsClient speaks TLS over a connection. A server that does not take the client's certificate says so and closes the
+// connection, and what the client then writes comes back with a reset. Such a write is no failure here: what the server said
+// lies there to be read, and reading tells when there is nothing.
+func tlsClient(conn net.Conn, config *tls.Config) *tls.Conn {
+	return tls.Client(hearsOut{conn}, config)
+}
+
+type hearsOut struct{ net.Conn }
+
+func (c hearsOut) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+		return len(b), nil
+	}
+	return n, err
+}
+
 func negotiate(ctx context.Context, conn net.Conn) (Served, error) {
 	served := Served{TLS: true}
-	client := tls.Client(conn, &tls.Config{
+	client := tlsClient(conn, &tls.Config{
 		InsecureSkipVerify: true, // what is served is reported, good or bad
 		MinVersion:         tls.VersionTLS10,
 		CipherSuites:       allCiphers(),

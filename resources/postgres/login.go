@@ -204,7 +204,7 @@ func (a *attempt) errorBeforeTLS(conn net.Conn) error {
 func (a *attempt) handshake(ctx context.Context, conn net.Conn) (net.Conn, error) {
 	served := &a.login.Served
 	served.TLS = true
-	client := tls.Client(conn, &tls.Config{
+	client := tlsClient(conn, &tls.Config{
 		MinVersion: tls.VersionTLS12, // libpq's default
 		ServerName: a.client.ServerName, InsecureSkipVerify: true,
 		VerifyConnection: func(state tls.ConnectionState) error {

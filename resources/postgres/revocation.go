@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -79,7 +78,7 @@ func showCertificate(ctx context.Context, address string, cert tls.Certificate) 
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	asked := false
-	client := tls.Client(conn, &tls.Config{
+	client := tlsClient(conn, &tls.Config{
 		InsecureSkipVerify: true, // it is the server that judges here
 		MinVersion:         tls.VersionTLS10,
 		CipherSuites:       allCiphers(),
@@ -95,11 +94,12 @@ func showCertificate(ctx context.Context, address string, cert tls.Certificate) 
 		return NotAsked, nil
 	}
 	// In TLS 1.3 the client is done before the server has looked at its certificate: the alert comes as the first answer.
-	// A server that accepts it answers to the beginning of a connection. One that does not may have reset the connection
-	// before that is written; what it said before lies there to be read all the same.
-	_, written := client.Write(startupPacket(probeName, probeName))
+	// A server that accepts it answers to the beginning of a connection.
+	if _, err := client.Write(startupPacket(probeName, probeName)); err != nil {
+		return verdictOf(err)
+	}
 	if _, err := io.ReadFull(client, make([]byte, 1)); err != nil {
-		return verdictOf(cmp.Or(alertIn(err), written, err))
+		return verdictOf(err)
 	}
 	return Accepted, nil
 }
@@ -107,18 +107,10 @@ func showCertificate(ctx context.Context, address string, cert tls.Certificate) 
 // probeName is the role and the database that a connection asks for which is never to come to a login.
 const probeName = "converge_revocation_probe"
 
-// alertIn returns the error if it is an alert of the other side, else nil.
-func alertIn(err error) error {
-	if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "remote error" {
-		return op
-	}
-	return nil
-}
-
 // verdictOf reads the alert with which a server ended a handshake.
 func verdictOf(err error) (Verdict, error) {
 	var op *net.OpError
-	if alertIn(err) == nil || !errors.As(err, &op) {
+	if !errors.As(err, &op) || op.Op != "remote error" {
 		return "", answerError(err)
 	}
 	// crypto/tls keeps its type of alerts to itself; it is the number of RFC 8446, 6.
