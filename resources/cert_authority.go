@@ -38,8 +38,9 @@ type CertAuthority struct {
 	spec        pki.AuthoritySpec
 	dir         string
 	renewBefore time.Duration
-	places      []place // where the keys of this node are
-	began       string  // the state of a change of authorities, when this run first looked at it
+	places      []place  // where the keys of this node are
+	gone        []string // users whose certificates the recipe wants revoked
+	began       string   // the state of a change of authorities, when this run first looked at it
 }
 
 // DefaultAuthorityDirectory is where the authority is, unless it is said otherwise.

@@ -90,6 +90,7 @@ func (p *Published) remember(key string, e PublishedEntry) {
 type Needs struct {
 	Node   recipe.Node
 	Users  []*UserKey
+	Gone   []*UserKey // declared absent
 	Server *ServerKey // nil for a node without a database
 }
 
@@ -147,7 +148,9 @@ func needsOf(n recipe.Node, blocks []recipe.Block) Needs {
 	for _, b := range blocks {
 		switch k := b.Config.(type) {
 		case *UserKey:
-			if !k.absent {
+			if k.absent {
+				out.Gone = append(out.Gone, k)
+			} else {
 				out.Users = append(out.Users, k)
 			}
 		case *ServerKey:
@@ -165,7 +168,7 @@ func AllNeeds(r *recipe.Recipe, env *recipe.Environment, scope func(recipe.Node)
 	out := make([]Needs, 0, len(env.Nodes))
 	for _, n := range env.Nodes {
 		if known := shared[n.Role]; known != nil {
-			out = append(out, Needs{n, known.Users, known.Server})
+			out = append(out, Needs{n, known.Users, known.Gone, known.Server})
 			continue
 		}
 		sc := scope(n)

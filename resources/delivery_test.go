@@ -201,7 +201,9 @@ func (n *network) open(name, role string) (*engine.Engine, *engine.Graph) {
 		n.t.Fatal(diags)
 	}
 	graph.Environment, graph.Node, graph.Role = env.Name, name, role
-	Link(graph)
+	if diags := Link(graph); diags.HasErrors() {
+		n.t.Fatal(diags)
+	}
 	e := &engine.Engine{Disk: d, State: state, Now: func() time.Time { return n.now }, Rand: rand.Reader, Parallelism: 2}
 	return e, graph
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -119,7 +120,7 @@ func (k *KeyDelivery) Converge(ctx context.Context, h *engine.Host) error {
 	if err != nil {
 		return err
 	}
-	p := publisher{KeyDelivery: k, h: h, id: id, versions: map[string]store.Version{}, batch: &batch{}, escrowed: map[string]int64{}}
+	p := publisher{KeyDelivery: k, h: h, id: id, certs: map[string]string{}, versions: map[string]store.Version{}, batch: &batch{}, escrowed: map[string]int64{}}
 	if p.cert, err = k.issuer.cert(h); err != nil {
 		return err
 	}
@@ -178,6 +179,7 @@ type publisher struct {
 	lists *deliveredLists // nil: nothing was ever revoked
 	epoch int64
 
+	certs     map[string]string        // by user: PEM
 	versions  map[string]store.Version // of what there is for nodes
 	escrowed  map[string]int64         // by node: the version of what is in escrow for it
 	batch     *batch                   // what is published at the same time; batches, one after the other
@@ -210,22 +212,15 @@ func (p *publisher) node(ctx context.Context, n Needs) error {
 		return err
 	}
 	key := nodeEntries + n.Node.Name
-	body := nodeBody{Roots: string(p.roots), HostKey: to.Fingerprint(), Users: []deliveredUser{}, Escrow: p.escrowed[n.Node.Name]}
+	body := nodeBody{Roots: string(p.roots), HostKey: to.Fingerprint(), Escrow: p.escrowed[n.Node.Name]}
 	if n.Server != nil {
 		body.Lists = p.lists
 	}
 	if c := p.site.Change; c != nil && c.Phase == Drain && !c.Since.IsZero() && n.Server != nil {
 		body.TellAfter = &c.Since
 	}
-	for _, u := range n.Users {
-		if err := p.odd[u.user]; err != nil {
-			return err
-		}
-		cert, err := engine.Parsed(p.h, p.issuer.vault(u.user).certFile(), pki.ParseCertificate)
-		if err != nil {
-			return fmt.Errorf("the key of %s: %w", u.user, err)
-		}
-		body.Users = append(body.Users, deliveredUser{User: u.user, Certificate: string(cert.PEM())})
+	if body.Users, err = p.delivered(n.Users); err != nil {
+		return err
 	}
 	if n.Server == nil && p.site.Delivery.Published.known(key, p.versions[key], p.says(body), p.h.Now()) {
 		return nil
@@ -272,21 +267,49 @@ func (p *publisher) node(ctx context.Context, n Needs) error {
 	return err
 }
 
-// says is a sum of all that decides whether a statement is still the right one.
+// delivered are the certificates of users, to which the keys are still to be added. Most nodes have the same users.
+func (p *publisher) delivered(users []*UserKey) ([]deliveredUser, error) {
+	out := make([]deliveredUser, 0, len(users))
+	for _, u := range users {
+		if err := p.odd[u.user]; err != nil {
+			return nil, err
+		}
+		text, known := p.certs[u.user]
+		if !known {
+			cert, err := engine.Parsed(p.h, p.issuer.vault(u.user).certFile(), pki.ParseCertificate)
+			if err != nil {
+				return nil, fmt.Errorf("the key of %s: %w", u.user, err)
+			}
+			text = string(cert.PEM())
+			p.certs[u.user] = text
+		}
+		out = append(out, deliveredUser{User: u.user, Certificate: text})
+	}
+	return out, nil
+}
+
+// says is a sum of all that decides whether a statement is still the right one. It is made for every node in every run.
 func (p *publisher) says(b nodeBody) string {
 	sum := sha256.New()
-	fmt.Fprintf(sum, "%d %q %q %q %q\n", p.epoch, p.site.Node.Name, b.Roots, b.HostKey, b.Server)
+	say := func(what string, texts ...string) {
+		fmt.Fprintf(sum, "%s %d\n", what, len(texts))
+		for _, text := range texts {
+			fmt.Fprintf(sum, "%d %s\n", len(text), text)
+		}
+	}
+	say("by", strconv.FormatInt(p.epoch, 10), p.site.Node.Name, b.Roots)
+	say("to", b.HostKey, b.Server)
 	for _, u := range b.Users {
-		fmt.Fprintf(sum, "%q %q\n", u.User, u.Certificate)
+		say("user", u.User, u.Certificate)
 	}
 	if b.TellAfter != nil {
-		fmt.Fprintf(sum, "tell after %v\n", b.TellAfter)
+		say("tell after", b.TellAfter.String())
 	}
 	if b.Escrow != 0 {
-		fmt.Fprintf(sum, "escrow %d\n", b.Escrow)
+		say("escrow", strconv.FormatInt(b.Escrow, 10))
 	}
 	if b.Lists != nil {
-		fmt.Fprintf(sum, "revocation lists %q %q\n", b.Lists.Lists, b.Lists.Probe)
+		say("revocation lists", b.Lists.Lists, string(b.Lists.Probe))
 	}
 	return hex.EncodeToString(sum.Sum(nil))
 }
@@ -434,9 +457,13 @@ func (p *publisher) server(ctx context.Context, n Needs, old string) (string, er
 // removed takes back what lies there for nodes that are no longer in the environment, and says what they could open.
 func (p *publisher) removed(ctx context.Context, known []store.Key) error {
 	var errs []error
+	nodes := make(map[string]bool, len(p.needs))
+	for _, n := range p.site.Environment.Nodes {
+		nodes[n.Name] = n.Name != p.site.Node.Name
+	}
 	for _, k := range known {
 		name := strings.TrimPrefix(k.Name, nodeEntries)
-		if slices.ContainsFunc(p.site.Environment.Nodes, func(n recipe.Node) bool { return n.Name == name && name != p.site.Node.Name }) {
+		if nodes[name] {
 			continue
 		}
 		there, err := p.there(ctx, k.Name)

@@ -182,7 +182,7 @@ func (a *CertAuthority) keepRevocations(h *engine.Host, authorities []pair) erro
 	if err != nil {
 		return err
 	}
-	fresh, err := a.toRevoke(h, known)
+	fresh, asked, err := a.toRevoke(h, known)
 	if err != nil {
 		return err
 	}
@@ -208,7 +208,7 @@ func (a *CertAuthority) keepRevocations(h *engine.Host, authorities []pair) erro
 	}
 	why := there.wrong(known, authorities, others, h.Now())
 	if len(fresh) > 0 {
-		why = "asked for"
+		why = asked
 	}
 	if why == "" {
 		return a.keepLists(h, known)
@@ -579,33 +579,51 @@ func (a *CertAuthority) certificateFiles(h *engine.Host) []string {
 	return out
 }
 
-// toRevoke are the certificates that this run is asked to revoke, and that are not revoked yet. They are chosen once: the
-// key that a user gets afterwards is not among them when the step is looked at again.
-func (a *CertAuthority) toRevoke(h *engine.Host, known revocations) ([]Revocation, error) {
+// toRevoke are the certificates that this run is asked to revoke, or that the recipe wants revoked, and that are not revoked
+// yet, with the reason for people.
+func (a *CertAuthority) toRevoke(h *engine.Host, known revocations) (out []Revocation, why string, err error) {
 	m := a.site.Maintenance
-	if m == nil || len(m.Revoke) == 0 {
-		return nil, nil
-	}
-	if m.chosen {
-		return nil, nil
+	asked := m != nil && len(m.Revoke) > 0 && !m.chosen
+	if !asked && len(a.gone) == 0 {
+		return nil, "", nil
 	}
 	all, err := a.issued(h)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	wanted, err := choose(all, m.Revoke, m.Serials)
-	if err != nil {
-		return nil, err
-	}
-	var out []Revocation
-	for _, i := range wanted {
-		if slices.ContainsFunc(known.Revoked, func(r Revocation) bool { return r.Serial == i.Serial && r.Issuer == i.Issuer }) {
-			continue
+	take := func(list []Issued, reason string) {
+		for _, i := range list {
+			is := func(r Revocation) bool { return r.Serial == i.Serial && r.Issuer == i.Issuer }
+			if !slices.ContainsFunc(known.Revoked, is) && !slices.ContainsFunc(out, is) {
+				out = append(out, Revocation{i.Serial, i.User, i.Issuer, i.Key, i.End, h.Now().UTC().Truncate(time.Second), reason})
+			}
 		}
-		out = append(out, Revocation{i.Serial, i.User, i.Issuer, i.Key, i.End, h.Now().UTC().Truncate(time.Second), m.Reason})
 	}
-	m.chosen, m.Revoked = true, out
-	return out, nil
+	if asked {
+		wanted, err := choose(all, m.Revoke, m.Serials)
+		if err != nil {
+			return nil, "", err
+		}
+		take(wanted, m.Reason)
+		// They are chosen once: the key that a user gets afterwards is not among them when the step is looked at again.
+		m.chosen, m.Revoked, why = true, out, "asked for"
+	}
+	before := len(out)
+	take(slices.DeleteFunc(all, func(i Issued) bool { return !slices.Contains(a.gone, i.User) }), "declared absent")
+	if len(out) > before && why == "" {
+		why = "the recipe declares absent, with revoke = true: " + list(RevokedUsers(out))
+	}
+	return out, why, nil
+}
+
+// RevokedUsers are the users of certificates that were revoked, sorted.
+func RevokedUsers(list []Revocation) []string {
+	var out []string
+	for _, r := range list {
+		out = append(out, r.User)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // choose finds the certificates of users, or those of them with a serial number and all others over the same key: who has

@@ -414,3 +414,28 @@ func TestRevocationListsThatLockOut(t *testing.T) {
 	n.now = n.now.Add(time.Minute)
 	n.settle("db1", "db2")
 }
+
+// A user whom the recipe declares absent on other nodes, with revoke, is revoked by the node that has the authority, once.
+func TestRevokedByTheRecipe(t *testing.T) {
+	n := newNetwork(t, "", "db1:db_master", "db2:db_replica", "app1:app")
+	declared := n.recipe
+	n.check(os.WriteFile(n.path("app1", "etc/passwd"), []byte(n.read("app1", "etc/passwd")+"alice:x:1002:1002::/home/alice:/bin/sh\n"), 0o644))
+	const alice = "\nuser_key \"alice\" {\n  roles = [\"app\"]\n  authority = cert_authority.environment\n  directories = [\"/srv/alice\"]\n"
+	n.recipe = declared + alice + "}\n"
+	n.settle("db1", "db2", "app1")
+	cert, deploy := n.certAt("app1", "srv/alice/postgresql.crt"), n.certAt("app1", "home/deploy/.postgresql/postgresql.crt")
+	n.recipe = declared + alice + "  state = \"absent\"\n}\n"
+	n.settle("db1", "db2", "app1")
+	if _, err := os.Lstat(n.path("db1", authorityFiles+"revoked.json")); err == nil {
+		t.Error("a key that is only absent was revoked")
+	}
+	n.recipe = declared + alice + "  state = \"absent\"\n  revoke = true\n}\n"
+	n.settle("db1", "db2", "app1")
+	n.good([]string{"db1", "db2"}, []pki.Certificate{deploy}, []pki.Certificate{cert})
+	if got := n.listed("db2", "srv/tls/root.crl", "srv/tls/root.crl.probe"); !slices.Equal(got, []string{serialOf(cert)}) {
+		t.Errorf("listed: %v", got)
+	}
+	for _, name := range []string{"db1", "db2", "app1"} {
+		n.ok(n.apply(name), 0)
+	}
+}

@@ -86,8 +86,9 @@ func Types(site Site) []engine.Type {
 // A holder has keys on this node.
 type holder interface{ held() []place }
 
-// Link tells the steps that ask for it where the keys of this node are.
-func Link(g *engine.Graph) {
+// Link tells the steps that ask for it of the others: where the keys of this node are, and whose are to be revoked. The
+// diagnostics are of blocks that do not go together.
+func Link(g *engine.Graph) (diags hcl.Diagnostics) {
 	var all []place
 	for _, s := range g.Steps {
 		if k, ok := s.Resource.(holder); ok {
@@ -98,10 +99,48 @@ func Link(g *engine.Graph) {
 		switch r := s.Resource.(type) {
 		case *CertAuthority:
 			r.places = all
+			var found hcl.Diagnostics
+			r.gone, found = revokedBy(g, r.site)
+			diags = append(diags, found...)
 		case *KeyDelivery:
 			r.places = all
 		}
 	}
+	return diags
+}
+
+// revokedBy are the users whose certificates are to be revoked because they are declared absent, sorted. One that some node of
+// the environment is to have a key of is a mistake.
+func revokedBy(g *engine.Graph, site Site) ([]string, hcl.Diagnostics) {
+	present, gone := map[string]*UserKey{}, map[string]*UserKey{}
+	take := func(k *UserKey) {
+		switch {
+		case !k.absent:
+			present[k.user] = k
+		case k.Revoke:
+			gone[k.user] = k
+		}
+	}
+	for _, s := range g.Steps {
+		if k, ok := s.Resource.(*UserKey); ok {
+			take(k)
+		}
+	}
+	if site.Delivery != nil {
+		for _, n := range site.Delivery.Needs {
+			for _, k := range append(slices.Clip(n.Users), n.Gone...) {
+				take(k)
+			}
+		}
+	}
+	var diags hcl.Diagnostics
+	users := slices.Sorted(maps.Keys(gone))
+	for _, user := range users {
+		if k := present[user]; k != nil {
+			diags = append(diags, mistake(gone[user].RevokeAt, recipe.Block{}, "Revoked and present", "What is revoked opens nothing anywhere, and the block of %s:%d says that %s is to have a key. Take revoke away here, or the other block.", k.AuthorityAt.Filename, k.AuthorityAt.Start.Line, user))
+		}
+	}
+	return users, diags
 }
 
 // UsersOf returns the users whose keys are made by the steps of a graph, sorted.

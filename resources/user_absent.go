@@ -102,6 +102,9 @@ var userStates = []string{"present", "absent"}
 
 // setState reads state.
 func (k *UserKey) setState(b recipe.Block) hcl.Diagnostics {
+	if k.Revoke && (k.State == nil || *k.State == "present") {
+		return hcl.Diagnostics{mistake(k.RevokeAt, b, "Revoked and present", `A certificate that is revoked opens nothing, and %s is to have one: give the block state = "absent", or, when a key has leaked and another one is to take its place, run converge revoke %s.`, k.user, k.user)}
+	}
 	if k.State == nil {
 		return nil
 	}
@@ -110,6 +113,9 @@ func (k *UserKey) setState(b recipe.Block) hcl.Diagnostics {
 	}
 	if *k.State == "absent" {
 		k.absent, k.why = true, "it is declared absent"
+		if k.Revoke {
+			k.why = "it is declared absent, and its certificates are revoked"
+		}
 		// The account may be gone, and nobody knows where its home was.
 		k.leaves = slices.DeleteFunc(k.dirs, func(d userDir) bool { return !path.IsAbs(d.path) })
 		k.dirs = nil

@@ -35,6 +35,8 @@ type UserKey struct {
 	FormatsAt       hcl.Range `hcl:"formats,attr_value_range"`
 	State           *string   `hcl:"state" doc:"\"present\" (default), or \"absent\": the key is taken away from this node's directories and from those that it was in, goes to no node any more, and is kept among the old keys."`
 	StateAt         hcl.Range `hcl:"state,attr_value_range"`
+	Revoke          bool      `hcl:"revoke,optional" doc:"With state = \"absent\": whether the user's certificates are revoked too, for good, in the next run on the node with the authority. Default: false."`
+	RevokeAt        hcl.Range `hcl:"revoke,attr_value_range"`
 
 	site   Site
 	user   string

@@ -126,7 +126,7 @@ func (a *app) revokePlan(cmd *cobra.Command, users []string, f revokeFlags) (*si
 	if slices.ContainsFunc(plan.Failures, ofAuthority) {
 		return s, false, failuresExit(plan.Failures)
 	}
-	fresh := revokedNow(a.maintenance.Revoked)
+	fresh := resources.RevokedUsers(a.maintenance.Revoked)
 	for _, line := range consequences(s, fresh, f) {
 		fmt.Fprintf(a.stderr, "converge: note: %s\n", line)
 	}
@@ -150,16 +150,6 @@ func (a *app) goesOn(question string) bool {
 	}
 	fmt.Fprintln(a.stderr, "converge: nothing is revoked")
 	return false
-}
-
-// revokedNow are the users of whom something is revoked by this run, sorted.
-func revokedNow(list []resources.Revocation) []string {
-	var out []string
-	for _, r := range list {
-		out = append(out, r.User)
-	}
-	slices.Sort(out)
-	return slices.Compact(out)
 }
 
 // consequences is what the operator should know before it is done.

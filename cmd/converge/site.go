@@ -382,7 +382,9 @@ func (a *app) graphOf(sources []recipe.Source, site resources.Site) (*engine.Gra
 		return nil, nil, &diagnosticsError{recipe.Sorted(diags), files}
 	}
 	graph.Environment, graph.Node, graph.Role = site.Environment.Name, site.Node.Name, site.Node.Role
-	resources.Link(graph)
+	if diags := resources.Link(graph); diags.HasErrors() {
+		return nil, nil, &diagnosticsError{recipe.Sorted(diags), files}
+	}
 	return graph, program.Windows, nil
 }
 
