@@ -616,16 +616,6 @@ func (a *CertAuthority) toRevoke(h *engine.Host, known revocations) (out []Revoc
 	return out, why, nil
 }
 
-// RevokedUsers are the users of certificates that were revoked, sorted.
-func RevokedUsers(list []Revocation) []string {
-	var out []string
-	for _, r := range list {
-		out = append(out, r.User)
-	}
-	slices.Sort(out)
-	return slices.Compact(out)
-}
-
 // choose finds the certificates of users, or those of them with a serial number and all others over the same key: who has
 // the key has them all.
 func choose(all []Issued, users, serials []string) ([]Issued, error) {

@@ -152,7 +152,7 @@ func (a *CertAuthority) keysOf(d *disk.Disk, all []Revocation) []pki.PrivateKey 
 	for _, p := range a.places {
 		files = append(files, p.keyFile())
 	}
-	for _, user := range revokedUsers(all) {
+	for _, user := range RevokedUsers(all) {
 		files = append(files, a.vault(user).keyFile())
 		old := a.site.oldUserKeys(user)
 		root := path.Join(a.site.oldKeys(), old.kind)
@@ -174,7 +174,8 @@ func (a *CertAuthority) keysOf(d *disk.Disk, all []Revocation) []pki.PrivateKey 
 	return out
 }
 
-func revokedUsers(all []Revocation) []string {
+// RevokedUsers are the users of certificates that were revoked, as far as they are known, sorted.
+func RevokedUsers(all []Revocation) []string {
 	var out []string
 	for _, r := range all {
 		if r.User != "" {
@@ -196,7 +197,7 @@ func (m *Aftermath) findSessions(ctx context.Context, s *postgres.Server) error 
 	for _, r := range m.Revoked {
 		serials = append(serials, r.Decimal())
 	}
-	users := revokedUsers(m.Revoked)
+	users := RevokedUsers(m.Revoked)
 	m.Guessed = facts.Number < 120000
 	m.SQL = "SELECT pg_terminate_backend(pid) FROM pg_stat_ssl WHERE client_serial IN (" + strings.Join(serials, ", ") + ");"
 	if m.Guessed {

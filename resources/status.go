@@ -23,11 +23,12 @@ type Status struct {
 
 	Replication *postgres.Replication `json:"replication,omitempty"`
 
-	UserKeys  []CertStatus `json:"user_keys"` // one for each copy
-	CRLs      []CRLStatus  `json:"crls"`
-	Plaintext []Plaintext  `json:"plaintext"` // sessions without TLS that the rules on the disk let in with TLS only
-	Problems  []Trouble    `json:"problems"`
-	Unknown   []string     `json:"unknown,omitempty"` // what could not be found out, and why
+	UserKeys  []CertStatus      `json:"user_keys"` // one for each copy
+	CRLs      []CRLStatus       `json:"crls"`
+	Plaintext []Plaintext       `json:"plaintext"`        // sessions without TLS that the rules on the disk let in with TLS only
+	Revoked   []RevokedSessions `json:"revoked_sessions"` // sessions whose certificate is on one of the lists
+	Problems  []Trouble         `json:"problems"`
+	Unknown   []string          `json:"unknown,omitempty"` // what could not be found out, and why
 }
 
 // A Trouble is something that needs the operator, with the command that mends it.
@@ -60,13 +61,12 @@ type SSLStatus struct {
 // Inspect looks at a node whose last run ended at a time, the zero time for never. It writes nothing.
 func Inspect(ctx context.Context, d *disk.Disk, g *engine.Graph, site Site, now, lastRun time.Time) Status {
 	in := &inspection{disk: d, site: site, now: now, lastRun: lastRun, status: Status{
-		UserKeys: []CertStatus{}, CRLs: []CRLStatus{}, Plaintext: []Plaintext{}, Problems: []Trouble{},
+		UserKeys: []CertStatus{}, CRLs: []CRLStatus{}, Plaintext: []Plaintext{}, Revoked: []RevokedSessions{}, Problems: []Trouble{},
 	}}
 	in.server(ctx)
 	for _, s := range g.Steps {
 		in.step(s)
 	}
-	in.revocations()
 	in.judge()
 	return in.status
 }
@@ -109,6 +109,7 @@ func (in *inspection) server(ctx context.Context) {
 		in.status.SSL.OnDisk = onOff(isOn(in.conf.Value("ssl", "off")))
 	}
 	in.hbaOnDisk(files)
+	in.revocations()
 	proc, err := s.Process()
 	if err != nil {
 		in.unknown("the server's process", err)
@@ -190,6 +191,7 @@ func (in *inspection) ask(ctx context.Context) {
 	}
 	in.hbaServed(ctx, conn, facts)
 	in.plaintext(ctx, conn, facts)
+	in.revokedSessions(ctx, conn, facts)
 }
 
 // step looks at what a step of the graph keeps on the disk.

@@ -51,6 +51,8 @@ type CRLStatus struct {
 	DaysLeft   int       `json:"days_left"`
 	Revoked    int       `json:"revoked"` // how many certificates are on it
 	Error      string    `json:"error,omitempty"`
+
+	serials []string // of those certificates, in decimal
 }
 
 // certLimit is the largest file, in bytes, in which certificates are looked for.
@@ -241,8 +243,8 @@ type firstCRL struct {
 		Algorithm  pkix.AlgorithmIdentifier
 		Issuer     pkix.RDNSequence
 		ThisUpdate time.Time
-		NextUpdate time.Time       `asn1:"optional"`
-		Revoked    []asn1.RawValue `asn1:"optional"`
+		NextUpdate time.Time                 `asn1:"optional"`
+		Revoked    []pkix.RevokedCertificate `asn1:"optional"`
 	}
 	Algorithm pkix.AlgorithmIdentifier
 	Signature asn1.BitString
@@ -251,10 +253,14 @@ type firstCRL struct {
 func parseCRL(der []byte) (CRLStatus, error) {
 	list, err := x509.ParseRevocationList(der)
 	if err == nil {
-		return CRLStatus{
+		st := CRLStatus{
 			Issuer: list.Issuer.String(), Revoked: len(list.RevokedCertificateEntries),
 			ThisUpdate: list.ThisUpdate.UTC(), NextUpdate: list.NextUpdate.UTC(),
-		}, nil
+		}
+		for _, r := range list.RevokedCertificateEntries {
+			st.serials = append(st.serials, r.SerialNumber.String())
+		}
+		return st, nil
 	}
 	var first firstCRL
 	if rest, errFirst := asn1.Unmarshal(der, &first); errFirst != nil || len(rest) > 0 {
@@ -262,8 +268,12 @@ func parseCRL(der []byte) (CRLStatus, error) {
 	}
 	var issuer pkix.Name
 	issuer.FillFromRDNSequence(&first.List.Issuer)
-	return CRLStatus{
+	st := CRLStatus{
 		Issuer: issuer.String(), Revoked: len(first.List.Revoked),
 		ThisUpdate: first.List.ThisUpdate.UTC(), NextUpdate: first.List.NextUpdate.UTC(),
-	}, nil
+	}
+	for _, r := range first.List.Revoked {
+		st.serials = append(st.serials, r.SerialNumber.String())
+	}
+	return st, nil
 }

@@ -31,6 +31,10 @@ func (in *inspection) judge() {
 		in.problem(fmt.Sprintf(`psql -c "SELECT pg_terminate_backend(pid) FROM pg_stat_activity JOIN pg_stat_ssl USING (pid) WHERE NOT ssl AND usename = '%s' AND client_addr = '%s'"`, p.User, p.From),
 			"%d open %s of %s from %s without TLS, which the rules ask for: they came before the rules, and stay until they end", p.Sessions, plural(p.Sessions, "session", "sessions"), p.User, p.From)
 	}
+	for _, r := range in.status.Revoked {
+		in.problem(fmt.Sprintf(`psql -c "SELECT pg_terminate_backend(pid) FROM pg_stat_ssl WHERE client_serial = %s"`, r.decimal),
+			"%d open %s of %s with a certificate that is revoked (serial number %s): a server looks at it when a connection begins", r.Sessions, plural(r.Sessions, "session", "sessions"), r.User, r.Serial)
+	}
 	if r := in.status.Replication; r != nil && r.InRecovery && !r.Streaming {
 		in.problem("look at the server's log, and at primary_conninfo", "this standby does not stream: it has no connection to the server that it follows")
 	}

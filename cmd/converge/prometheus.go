@@ -140,6 +140,11 @@ func (m *metricSet) server(st *resources.Status) {
 		sessions += p.Sessions
 	}
 	m.gauge("converge_plaintext_sessions", "How many sessions are without TLS although the rules ask for it.", float64(sessions))
+	sessions = 0
+	for _, r := range st.Revoked {
+		sessions += r.Sessions
+	}
+	m.gauge("converge_revoked_sessions", "How many sessions came in with a certificate that is revoked now.", float64(sessions))
 }
 
 // expiries are the ends of everything that ends, in one metric: one alert is enough.

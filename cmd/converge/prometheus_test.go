@@ -34,6 +34,7 @@ func aStatus() *statusJSON {
 			},
 			CRLs:      []resources.CRLStatus{{Path: "/s/ca.crl", Issuer: "CN=production CA 1", NextUpdate: day(4)}},
 			Plaintext: []resources.Plaintext{{User: "deploy", Sessions: 2}},
+			Revoked:   []resources.RevokedSessions{{User: "alice", Sessions: 1}, {User: "bob", Sessions: 2}},
 			Problems:  []resources.Trouble{{Text: "a"}, {Text: "b"}},
 		},
 		Drift:      []drift{{Address: "file_block.a"}},
@@ -83,7 +84,7 @@ func TestMetricsOfAStatus(t *testing.T) {
 	for key, want := range map[string]float64{
 		"converge_status_success": 1, "converge_healthy": 0, "converge_problems": 2, "converge_drifted_resources": 1, "converge_server_up": 1,
 		"converge_server_would_start": 1, "converge_server_tls": 1, "converge_server_certificate_current": 0, "converge_hba_errors": 1,
-		"converge_hba_loaded": 0, "converge_plaintext_sessions": 2, "converge_user_key_copies": 3, "converge_user_key_copies_broken": 1,
+		"converge_hba_loaded": 0, "converge_plaintext_sessions": 2, "converge_revoked_sessions": 3, "converge_user_key_copies": 3, "converge_user_key_copies_broken": 1,
 		"converge_expiry_timestamp_seconds kind=authority name=cert_authority.environment path=/a/ca.crt":      day(9),
 		"converge_expiry_timestamp_seconds kind=server name=server_key.postgresql path=/s/server.crt":          day(7),
 		"converge_expiry_timestamp_seconds kind=served name=server_key.postgresql path=":                       day(8),
