@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -46,13 +45,17 @@ func (k *KeyDelivery) Prepare(recipe.Block) hcl.Diagnostics {
 	if k.site.Delivery == nil {
 		return diags
 	}
-	specs := map[string]pki.LeafSpec{}
+	specs, seen := map[string]pki.LeafSpec{}, map[*UserKey]bool{}
 	for _, n := range k.site.Delivery.Needs {
 		own := n.Node.Name == k.site.Node.Name
 		if !own {
 			k.needs = append(k.needs, n)
 		}
 		for _, u := range n.Users {
+			if seen[u] {
+				continue // nodes of a role share it
+			}
+			seen[u] = true
 			if spec, twice := specs[u.user]; twice && (spec.Algorithm != u.leaf.spec.Algorithm || spec.Validity != u.leaf.spec.Validity) {
 				k.odd[u.user] = fmt.Errorf("the key of %s is declared in two ways (on %s another algorithm or expire_in_days than before it): a user has one key, give its blocks the same arguments", u.user, n.Node.Name)
 			}
@@ -120,7 +123,7 @@ func (k *KeyDelivery) Converge(ctx context.Context, h *engine.Host) error {
 	if err != nil {
 		return err
 	}
-	p := publisher{KeyDelivery: k, h: h, id: id, certs: map[string]string{}, versions: map[string]store.Version{}, batch: &batch{}, escrowed: map[string]int64{}}
+	p := publisher{KeyDelivery: k, h: h, id: id, handouts: map[**UserKey]handout{}, versions: map[string]store.Version{}, batch: &batch{}, escrowed: map[string]int64{}}
 	if p.cert, err = k.issuer.cert(h); err != nil {
 		return err
 	}
@@ -179,17 +182,20 @@ type publisher struct {
 	lists *deliveredLists // nil: nothing was ever revoked
 	epoch int64
 
-	certs     map[string]string        // by user: PEM
-	versions  map[string]store.Version // of what there is for nodes
-	escrowed  map[string]int64         // by node: the version of what is in escrow for it
-	batch     *batch                   // what is published at the same time; batches, one after the other
+	signers   map[string]bundle.HostKey // the nodes that can have had the authority
+	handouts  map[**UserKey]handout     // by the first of its users
+	versions  map[string]store.Version  // of what there is for nodes
+	escrowed  map[string]int64          // by node: the version of what is in escrow for it
+	batch     *batch                    // what is published at the same time; batches, one after the other
 	done, why []string
 }
 
 // there reads the statement of this authority, or an earlier holder's, at a key.
 func (p *publisher) there(ctx context.Context, key string) (stored, error) {
-	signers := p.site.signers(func(n recipe.Node) bool { return hasDatabase(n.Role) })
-	w := bundle.Wanted{Environment: p.site.Environment.Name, Key: key, Signers: signers, Seen: p.site.Delivery.Published.last(key), Now: p.h.Now()}
+	if p.signers == nil {
+		p.signers = p.site.signers(func(n recipe.Node) bool { return hasDatabase(n.Role) })
+	}
+	w := bundle.Wanted{Environment: p.site.Environment.Name, Key: key, Signers: p.signers, Seen: p.site.Delivery.Published.last(key), Now: p.h.Now()}
 	s, _, err := p.site.Delivery.get(ctx, p.h, w)
 	var r *bundle.Refused
 	if errors.As(s.refused, &r) && r.Kind == bundle.Expired {
@@ -207,24 +213,26 @@ func (p *publisher) there(ctx context.Context, key string) (stored, error) {
 
 // node publishes what one node is to have, if that is not there already.
 func (p *publisher) node(ctx context.Context, n Needs) error {
-	to, err := hostKey(n.Node)
+	key := nodeEntries + n.Node.Name
+	same, err := p.handout(n.Users)
 	if err != nil {
 		return err
 	}
-	key := nodeEntries + n.Node.Name
-	body := nodeBody{Roots: string(p.roots), HostKey: to.Fingerprint(), Escrow: p.escrowed[n.Node.Name]}
+	body := nodeBody{Roots: string(p.roots), Users: same.users, Escrow: p.escrowed[n.Node.Name]}
 	if n.Server != nil {
 		body.Lists = p.lists
 	}
 	if c := p.site.Change; c != nil && c.Phase == Drain && !c.Since.IsZero() && n.Server != nil {
 		body.TellAfter = &c.Since
 	}
-	if body.Users, err = p.delivered(n.Users); err != nil {
-		return err
-	}
-	if n.Server == nil && p.site.Delivery.Published.known(key, p.versions[key], p.says(body), p.h.Now()) {
+	if n.Server == nil && p.site.Delivery.Published.known(key, p.versions[key], same.says(n.Node, body), p.h.Now()) {
 		return nil
 	}
+	to, err := hostKey(n.Node)
+	if err != nil {
+		return err
+	}
+	body.HostKey = to.Fingerprint()
 	there, err := p.there(ctx, key)
 	if err != nil {
 		return err
@@ -249,10 +257,11 @@ func (p *publisher) node(ctx context.Context, n Needs) error {
 	case due(there.statement, p.h.Now()):
 		why = "it ends on " + there.statement.Expires.Format("2006-01-02")
 	default:
-		p.site.Delivery.Published.remember(key, PublishedEntry{there.version, there.statement.Epoch, there.statement.Version, p.says(body), dueAt(there.statement.Expires)})
+		p.site.Delivery.Published.remember(key, PublishedEntry{there.version, there.statement.Epoch, there.statement.Version, same.says(n.Node, body), dueAt(there.statement.Expires)})
 		return nil
 	}
-	says := p.says(body)
+	says := same.says(n.Node, body)
+	body.Users = slices.Clone(same.users)
 	for i := range body.Users {
 		u := &body.Users[i]
 		plain, err := p.h.ReadFile(p.issuer.vault(u.User).keyFile())
@@ -267,51 +276,52 @@ func (p *publisher) node(ctx context.Context, n Needs) error {
 	return err
 }
 
-// delivered are the certificates of users, to which the keys are still to be added. Most nodes have the same users.
-func (p *publisher) delivered(users []*UserKey) ([]deliveredUser, error) {
-	out := make([]deliveredUser, 0, len(users))
+// A handout is what all nodes with the same users get alike.
+type handout struct {
+	users []deliveredUser // without the keys, which are sealed to each node
+	sum   string          // of that, of the authorities, and of who hands it out
+}
+
+func (p *publisher) handout(users []*UserKey) (handout, error) {
+	var list **UserKey
+	if len(users) > 0 {
+		list = &users[0] // AllNeeds gives the nodes of a role one and the same list
+	}
+	if known, ok := p.handouts[list]; ok {
+		return known, nil
+	}
+	out := handout{users: []deliveredUser{}}
+	sum := sha256.New()
+	fmt.Fprintf(sum, "%d %q %q\n", p.epoch, p.site.Node.Name, p.roots)
 	for _, u := range users {
 		if err := p.odd[u.user]; err != nil {
-			return nil, err
+			return out, err
 		}
-		text, known := p.certs[u.user]
-		if !known {
-			cert, err := engine.Parsed(p.h, p.issuer.vault(u.user).certFile(), pki.ParseCertificate)
-			if err != nil {
-				return nil, fmt.Errorf("the key of %s: %w", u.user, err)
-			}
-			text = string(cert.PEM())
-			p.certs[u.user] = text
+		cert, err := engine.Parsed(p.h, p.issuer.vault(u.user).certFile(), pki.ParseCertificate)
+		if err != nil {
+			return out, fmt.Errorf("the key of %s: %w", u.user, err)
 		}
-		out = append(out, deliveredUser{User: u.user, Certificate: text})
+		one := deliveredUser{User: u.user, Certificate: string(cert.PEM())}
+		fmt.Fprintf(sum, "%q %q\n", one.User, one.Certificate)
+		out.users = append(out.users, one)
 	}
+	out.sum = hex.EncodeToString(sum.Sum(nil))
+	p.handouts[list] = out
 	return out, nil
 }
 
-// says is a sum of all that decides whether a statement is still the right one. It is made for every node in every run.
-func (p *publisher) says(b nodeBody) string {
-	sum := sha256.New()
-	say := func(what string, texts ...string) {
-		fmt.Fprintf(sum, "%s %d\n", what, len(texts))
-		for _, text := range texts {
-			fmt.Fprintf(sum, "%d %s\n", len(text), text)
-		}
-	}
-	say("by", strconv.FormatInt(p.epoch, 10), p.site.Node.Name, b.Roots)
-	say("to", b.HostKey, b.Server)
-	for _, u := range b.Users {
-		say("user", u.User, u.Certificate)
-	}
+// says is a sum of all that decides whether a node's statement is still the right one. It is made for every node in every
+// run.
+func (o handout) says(n recipe.Node, b nodeBody) string {
+	text := fmt.Appendf(nil, "%s %q %q %d\n", o.sum, n.HostKey, b.Server, b.Escrow)
 	if b.TellAfter != nil {
-		say("tell after", b.TellAfter.String())
-	}
-	if b.Escrow != 0 {
-		say("escrow", strconv.FormatInt(b.Escrow, 10))
+		text = fmt.Appendf(text, "tell after %v\n", b.TellAfter)
 	}
 	if b.Lists != nil {
-		say("revocation lists", b.Lists.Lists, string(b.Lists.Probe))
+		text = fmt.Appendf(text, "revocation lists %q %q\n", b.Lists.Lists, b.Lists.Probe)
 	}
-	return hex.EncodeToString(sum.Sum(nil))
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:])
 }
 
 // A batch is statements that are published together, several at a time: each waits for the store's disks.

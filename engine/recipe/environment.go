@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -29,6 +30,9 @@ type Environment struct {
 	aside   []nodeArguments // while it is read: the nodes that were set aside, in so many runs
 	runs    int
 	misread bool // they stand where HCL reads no blocks
+
+	once  sync.Once
+	nodes cty.Value // what expressions see of Nodes
 }
 
 // A Given is the value of a variable as the environment file gives it.

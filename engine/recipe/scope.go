@@ -205,7 +205,13 @@ func (env *Environment) value() cty.Value {
 	return cty.ObjectVal(parts)
 }
 
+// nodesValue is made once: a recipe is evaluated for many nodes of one environment.
 func (env *Environment) nodesValue() cty.Value {
+	env.once.Do(func() { env.nodes = env.makeNodesValue() })
+	return env.nodes
+}
+
+func (env *Environment) makeNodesValue() cty.Value {
 	if len(env.Nodes) == 0 {
 		return cty.ListValEmpty(cty.Object(map[string]cty.Type{
 			"name": cty.String, "role": cty.String, "address": cty.String, "names": cty.List(cty.String),
