@@ -48,7 +48,7 @@ check: ## gofmt, go vet, staticcheck, the house rules, the recipes' form and the
 	go run ./cmd/converge validate
 
 bench: tools servers ## measure speed; docs/performance.md says what the figures mean
-	go test -tags bench -count=1 -run '^TestTable$$' -v -timeout 15m ./fixtures/bench
+	go test -tags bench -count=1 -run '^Test(Table|Nodes)$$' -v -timeout 15m ./fixtures/bench
 	go test -run '^$$' -bench . -timeout 30m ./engine/... ./resources/...
 
 matrix: tools servers ## do the main job on PostgreSQL 10 to 18
