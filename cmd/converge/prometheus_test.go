@@ -91,7 +91,7 @@ func TestMetricsOfAStatus(t *testing.T) {
 		"converge_expiry_timestamp_seconds kind=user name=deploy path=/home/deploy/.postgresql/postgresql.crt": day(6),
 		"converge_expiry_timestamp_seconds kind=user name=de\"pl\\oy path=/c\n/postgresql.crt":                 day(5),
 		"converge_expiry_timestamp_seconds kind=crl name=CN=production CA 1 path=/s/ca.crl":                    day(4),
-		"converge_owed_actions": 1, "converge_owed_since_timestamp_seconds service=postgresql action=restart": day(2),
+		"converge_owed_actions": 1, "converge_owed_since_timestamp_seconds action=restart service=postgresql": day(2),
 		"converge_next_maintenance_window_timestamp_seconds": day(3), "converge_maintenance_window_open": 0,
 		"converge_last_run_timestamp_seconds": day(2), "converge_last_run_changed_resources": 3,
 		"converge_last_run_result result=failed": 1, "converge_last_run_result result=ok": 0,
