@@ -81,10 +81,38 @@ func (a *CertAuthority) share(ctx context.Context, h *engine.Host) error {
 	case there.refused != nil:
 		return fmt.Errorf("what %s says of the environment's authority is not taken: %w. When you know that no other node has taken the authority over, delete the entry %q there, and run again", d.Store, there.refused, authorityEntry)
 	}
+	if later, is := a.laterElsewhere(ctx, h, there, mine); is {
+		return a.replaced(later)
+	}
 	if there.version == 0 {
 		return a.announce(h, mine)
 	}
 	return a.compare(ctx, h, there, here, mine)
+}
+
+// laterElsewhere looks for another node that has taken the authority over where this node's own part of the store does not
+// tell: only a store that is in several places has such parts.
+func (a *CertAuthority) laterElsewhere(ctx context.Context, h *engine.Host, there stored, mine record) (later bundle.Statement, is bool) {
+	parts, ok := a.site.Delivery.Store.(interface {
+		Elsewhere(context.Context, string) []store.Entry
+	})
+	if !ok {
+		return later, false
+	}
+	last := max(there.statement.Epoch, mine.Epoch)
+	for _, e := range parts.Elsewhere(ctx, authorityEntry) {
+		s, err := bundle.Verify(e.Value, bundle.Wanted{Environment: a.site.Environment.Name, Key: authorityEntry, Signers: a.databases()})
+		if err == nil && s.From != a.site.Node.Name && s.Epoch > last {
+			later, is, last = s, true, s.Epoch
+		}
+	}
+	return later, is
+}
+
+// replaced is what a master says that comes back, and whose own server does not know that another one is the master now.
+func (a *CertAuthority) replaced(s bundle.Statement) error {
+	return &engine.RefusedError{Reason: fmt.Sprintf("%s has the authority since epoch %d (%s), as the servers of other nodes say, and this node's own server does not know of it: it was replaced while it was away. This node issues nothing any more. Make its server a standby of %s, make it a db_replica in the environment file, and take the old key away (shred -u %s); when it is the right one after all, stop the server of %s first",
+		s.From, s.Epoch, s.Made.Format(time.DateTime), s.From, a.keyFile(), s.From)}
 }
 
 // A pair is what stands in the authority's directory; zero where nothing does.

@@ -172,9 +172,21 @@ func (s *site) openPostgresStore(a postgresArguments) (store.Store, error) {
 	case s.node.Role == "db_replica":
 		c.Read, c.Write = local, remote
 	default:
-		c.Read, c.Write = local, local
+		c.Read, c.Write, c.Others = local, local, s.otherServers(a)
 	}
 	return store.OpenPostgres(c)
+}
+
+// otherServers are those of the environment's other database nodes. Without a role to connect as there are none.
+func (s *site) otherServers(a postgresArguments) []store.Server {
+	var out []store.Server
+	for _, n := range s.env.Nodes {
+		if a.User == nil || !isDatabase(n.Role) || n.Name == s.node.Name {
+			continue
+		}
+		out = append(out, store.Server{Address: n.Address, Connect: func(ctx context.Context) (*pgx.Conn, error) { return s.dialStore(ctx, a, n.Address) }})
+	}
+	return out
 }
 
 func (s *site) masterAddress() (netip.Addr, bool) {
@@ -186,13 +198,13 @@ func (s *site) masterAddress() (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// dialStore connects to the master as the store's own role. Until this node knows the environment's authority the server
+// dialStore connects to a server as the store's own role. Until this node knows the environment's authority the server
 // is not verified: what comes from it is signed and sealed, and its password is given by SCRAM alone, which shows it to
 // nobody.
-func (s *site) dialStore(ctx context.Context, a postgresArguments, master netip.Addr) (*pgx.Conn, error) {
+func (s *site) dialStore(ctx context.Context, a postgresArguments, server netip.Addr) (*pgx.Conn, error) {
 	user := text(a.User)
 	if user == "" {
-		return nil, fmt.Errorf("the store needs a role to connect to %s as: give its block user and password_file, and create the role there (createuser --pwprompt NAME)", master)
+		return nil, fmt.Errorf("the store needs a role to connect to %s as: give its block user and password_file, and create the role there (createuser --pwprompt NAME)", server)
 	}
 	var password []byte
 	if file := text(a.PasswordFile); file != "" {
@@ -216,7 +228,7 @@ func (s *site) dialStore(ctx context.Context, a postgresArguments, master netip.
 			port = o.Port
 		}
 	}
-	return postgres.Dial(ctx, postgres.Remote{Address: master, Port: port, Database: database, User: user, Password: password, Roots: roots})
+	return postgres.Dial(ctx, postgres.Remote{Address: server, Port: port, Database: database, User: user, Password: password, Roots: roots})
 }
 
 // publishedCache is the name of what the authority remembers of what it published.

@@ -36,6 +36,8 @@ type PostgresConfig struct {
 	// too. They are called again after a connection broke, so that each call can find another server. Without Write the
 	// store is read-only.
 	Read, Write func(context.Context) (*pgx.Conn, error)
+	// Others are further servers that may have the table: see Elsewhere.
+	Others []Server
 	// Name names the server for people: "the PostgreSQL at 10.0.1.10:5432".
 	Name string
 	// Reader is a role that Init lets read all of it, and write the keys below the prefix Asks; "" is none. What is not below
