@@ -123,6 +123,37 @@ func TestEscrowWithoutUsers(t *testing.T) {
 	}
 }
 
+// The keys of more users than a statement has room for are not in escrow, which the run says; the authority's is, and can be
+// taken over. So are they again when there are fewer.
+func TestEscrowOfManyUsers(t *testing.T) {
+	n := newNetwork(t, `escrow = ["db2"]`, "db1:db_master", "db2:db_replica", "app1:app", "main1:app_master", "util1:util")
+	few := n.recipe
+	for _, role := range []string{"app_master", "util"} {
+		n.recipe += fmt.Sprintf("\nuser_key %q {\n  for_each = toset(formatlist(\"%s%%d\", range(450)))\n  roles = [%q]\n  authority = cert_authority.environment\n}\n", role, role[:1], role)
+	}
+	rep := n.apply("db1")
+	n.ok(rep, -1)
+	told := fmt.Sprint(rep.Warnings)
+	if !strings.Contains(told, "the keys of 902 users are too many for escrow") {
+		t.Errorf("the run says %s", told)
+	}
+	if body, _ := n.escrow("db2"); len(body.Users) > 0 || len(body.Key) == 0 {
+		t.Errorf("in escrow are %d bytes of users' keys, and %d of the authority's", len(body.Users), len(body.Key))
+	}
+	n.recipe = few
+	n.settle("db1", "db2", "app1")
+	if body, _ := n.escrow("db2"); len(body.Users) == 0 {
+		t.Error("the keys of two users are not in escrow")
+	}
+	keys := n.keysOf("app1")
+	n.fallOver()
+	n.ok(n.apply("db2"), -1)
+	n.ok(n.apply("app1"), 1)
+	if n.keysOf("app1") != keys {
+		t.Error("app1 got another key")
+	}
+}
+
 // Whatever somebody who can write to the store, or a database node that lies, puts in the place of what is in escrow: the
 // takeover says what is wrong and how to go on, nothing is written, and no second authority is made. The right one is taken
 // afterwards.
