@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -518,7 +519,7 @@ func TestStatementsEnd(t *testing.T) {
 // A breakingStore fails at one of its writes: it is done, or it is not, and the node hears in both cases that it is not known.
 type breakingStore struct {
 	store.Store
-	left int // writes that go well first
+	left atomic.Int64 // writes that go well first
 	done bool
 }
 
@@ -531,10 +532,11 @@ func (s *breakingStore) Swap(ctx context.Context, key string, old store.Version,
 }
 
 func (s *breakingStore) write(do func() (store.Version, error)) (store.Version, error) {
-	if s.left--; s.left >= 0 {
+	left := s.left.Add(-1)
+	if left >= 0 {
 		return do()
 	}
-	if s.left == -1 && s.done {
+	if left == -1 && s.done {
 		if _, err := do(); err != nil {
 			return 0, err
 		}
@@ -559,10 +561,11 @@ func TestBrokenOffAtEachWrite(t *testing.T) {
 					n.settle("db1", "db2", "app1")
 					n.roles["db1"], n.roles["db2"], master = "db_replica", "db_master", "db2"
 				}
-				broken := &breakingStore{Store: whole, left: writes, done: done}
+				broken := &breakingStore{Store: whole, done: done}
+				broken.left.Store(int64(writes))
 				n.store = broken
 				rep := n.apply(master)
-				more = broken.left < 0
+				more = broken.left.Load() < 0
 				if more != (len(rep.Failures) > 0) {
 					t.Errorf("first %v, done %v, after %d writes: failures %v", first, done, writes, failureTexts(rep))
 				}

@@ -17,6 +17,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,7 +31,7 @@ type pair struct {
 	pem, kpem []byte
 }
 
-var serial = int64(1)
+var serial atomic.Int64
 
 func issue(t *testing.T, name string, by *pair) pair {
 	t.Helper()
@@ -38,9 +39,8 @@ func issue(t *testing.T, name string, by *pair) pair {
 	if err != nil {
 		t.Fatal(err)
 	}
-	serial++
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		SerialNumber: big.NewInt(serial.Add(1)), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		BasicConstraintsValid: true, IsCA: by == nil, DNSNames: []string{name}, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCRLSign | x509.KeyUsageCertSign,
 	}
 	parent, signer := template, key
