@@ -73,6 +73,9 @@ func maintenanceOf(args []string, undo bool) *resources.Maintenance {
 }
 
 func (a *app) rotate(cmd *cobra.Command, args []string, f rotateFlags) (*site, error) {
+	if err := a.roleOfLastRun(); err != nil {
+		return nil, err
+	}
 	a.maintenance = maintenanceOf(args, f.undo)
 	a.checkSite = func(s *site) error { return a.mayRotate(s, len(args) == 0) }
 	if f.dryRun {

@@ -157,6 +157,25 @@ func (a *app) singleNode(s *site, host string) error {
 	return s.describeHost(env.Nodes[0])
 }
 
+// roleOfLastRun takes, where neither an environment file nor --role says what this host is, the role that it had last.
+func (a *app) roleOfLastRun() error {
+	if a.flags.role != "" || os.Geteuid() != 0 {
+		return nil
+	}
+	if source, err := a.environmentSource(); source != nil || err != nil {
+		return err
+	}
+	s := &site{}
+	if err := a.openEngine(s); err != nil {
+		return err
+	}
+	r, err := s.engine.State.Latest()
+	if err == nil && r != nil {
+		a.flags.role = r.Role
+	}
+	return err
+}
+
 // describeHost makes a node of the site's with what the host itself knows of its names and addresses.
 func (s *site) describeHost(node recipe.Node) (err error) {
 	if s.types.Addresses, err = interfaceAddresses(); err != nil {

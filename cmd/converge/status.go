@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -206,25 +205,6 @@ func (st *statusJSON) addWaiting(state *engine.State) error {
 		st.Problems = append(st.Problems, resources.Trouble{Text: fmt.Sprintf("run %s puts its changes back at %s unless it is confirmed", w.Run, w.Until.Local().Format("15:04:05")), Mend: "converge confirm"})
 	}
 	return nil
-}
-
-// roleOfLastRun takes, where neither an environment file nor --role says what this host is, the role that it had last.
-func (a *app) roleOfLastRun() error {
-	if a.flags.role != "" || os.Geteuid() != 0 {
-		return nil
-	}
-	if source, err := a.environmentSource(); source != nil || err != nil {
-		return err
-	}
-	s := &site{}
-	if err := a.openEngine(s); err != nil {
-		return err
-	}
-	r, err := s.engine.State.Latest()
-	if err == nil && r != nil {
-		a.flags.role = r.Role
-	}
-	return err
 }
 
 func latest(state *engine.State) (*lastRun, error) {
