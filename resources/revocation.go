@@ -683,7 +683,8 @@ func ParseSerial(text string) (string, error) {
 // The copies beside a server's key.
 const (
 	serverList  = "root.crl"
-	serverProbe = "root.crl.probe"
+	serverProbe = serverList + proofSuffix
+	proofSuffix = ".probe"
 )
 
 func (k *ServerKey) listFile() string { return path.Join(k.dir, serverList) }
@@ -732,7 +733,7 @@ func (k *ServerKey) keepLists(h *engine.Host) error {
 // shownProbe is the certificate that only the lists in a file call revoked; false where there is none beside it, as with an
 // operator's own file.
 func shownProbe(h *engine.Host, listFile string) (tls.Certificate, bool, error) {
-	text, err := h.ReadFile(listFile + strings.TrimPrefix(serverProbe, serverList))
+	text, err := h.ReadFile(listFile + proofSuffix)
 	if engine.IsNotExist(err) {
 		return tls.Certificate{}, false, nil
 	}

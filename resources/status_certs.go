@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -49,7 +50,7 @@ type CRLStatus struct {
 	ThisUpdate time.Time `json:"this_update,omitzero"`
 	NextUpdate time.Time `json:"next_update,omitzero"` // zero: it never ends
 	DaysLeft   int       `json:"days_left"`
-	Revoked    int       `json:"revoked"` // how many certificates are on it
+	Revoked    int       `json:"revoked"` // how many certificates are on it, beside that of the proof
 	Error      string    `json:"error,omitempty"`
 
 	serials []string // of those certificates, in decimal
@@ -210,10 +211,28 @@ func (in *inspection) crlFile(file string) {
 		in.status.CRLs = append(in.status.CRLs, CRLStatus{Path: file, Error: engine.Redact(err.Error())})
 		return
 	}
+	proof := in.proofSerial(file)
 	for _, st := range parseCRLs(b, file) {
 		st.DaysLeft = in.daysLeft(st.NextUpdate)
+		if st.Revoked = len(st.serials); slices.Contains(st.serials, proof) {
+			st.Revoked--
+		}
 		in.status.CRLs = append(in.status.CRLs, st)
 	}
+}
+
+// proofSerial is the number, in decimal, of the certificate that is on a list only to prove that the server has read it;
+// "" where none is beside the list.
+func (in *inspection) proofSerial(listFile string) string {
+	b, _, err := in.disk.ReadFile(listFile+proofSuffix, certLimit)
+	if err != nil {
+		return ""
+	}
+	cert, _, err := parseProbe(b)
+	if err != nil {
+		return ""
+	}
+	return cert.SerialNumber.String()
 }
 
 // parseCRLs reads every list in a file of PEM. A file without any is one with an error: the server refuses it.
@@ -254,8 +273,7 @@ func parseCRL(der []byte) (CRLStatus, error) {
 	list, err := x509.ParseRevocationList(der)
 	if err == nil {
 		st := CRLStatus{
-			Issuer: list.Issuer.String(), Revoked: len(list.RevokedCertificateEntries),
-			ThisUpdate: list.ThisUpdate.UTC(), NextUpdate: list.NextUpdate.UTC(),
+			Issuer: list.Issuer.String(), ThisUpdate: list.ThisUpdate.UTC(), NextUpdate: list.NextUpdate.UTC(),
 		}
 		for _, r := range list.RevokedCertificateEntries {
 			st.serials = append(st.serials, r.SerialNumber.String())
@@ -269,8 +287,7 @@ func parseCRL(der []byte) (CRLStatus, error) {
 	var issuer pkix.Name
 	issuer.FillFromRDNSequence(&first.List.Issuer)
 	st := CRLStatus{
-		Issuer: issuer.String(), Revoked: len(first.List.Revoked),
-		ThisUpdate: first.List.ThisUpdate.UTC(), NextUpdate: first.List.NextUpdate.UTC(),
+		Issuer: issuer.String(), ThisUpdate: first.List.ThisUpdate.UTC(), NextUpdate: first.List.NextUpdate.UTC(),
 	}
 	for _, r := range first.List.Revoked {
 		st.serials = append(st.serials, r.SerialNumber.String())
