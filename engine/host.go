@@ -96,9 +96,13 @@ func present(n node, path string) error {
 	case absent:
 		return &fs.PathError{Op: "look at", Path: path, Err: fs.ErrNotExist}
 	case other:
-		return fmt.Errorf("%s is %s, not a file", path, n.kindText())
+		return notAFile(n, path)
 	}
 	return nil
+}
+
+func notAFile(n node, path string) error {
+	return fmt.Errorf("%s is %s, not a file: move it away and run again", path, n.kindText())
 }
 
 // find gives what the step sees at path: its own staged state, else what look tells.
@@ -149,7 +153,7 @@ func (h *Host) readNode(path string) (node, error) {
 		return node{}, err
 	}
 	if n.kind != file {
-		return node{}, fmt.Errorf("%s is %s, not a file", path, n.kindText())
+		return node{}, notAFile(n, path)
 	}
 	return n, nil
 }
@@ -299,7 +303,7 @@ func (h *Host) write(path string, content []byte, a Attr, secret bool, s *Splice
 func writable(n node, path string) error {
 	switch {
 	case n.kind == directory || n.kind == other:
-		return fmt.Errorf("%s is %s, not a file: move it away and run again", path, n.kindText())
+		return notAFile(n, path)
 	case n.kind == file && n.info.Links > 1:
 		return fmt.Errorf("%s has %d names (hard links): writing would separate them; give it a copy of its own first (cp -p, then mv)", path, n.info.Links)
 	}
