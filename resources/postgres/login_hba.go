@@ -3,6 +3,8 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 
@@ -79,15 +81,28 @@ func (h *RemoteHBA) memberships(ctx context.Context, conn *pgconn.PgConn) error 
 // for the keyword.
 func (r HBARule) Text() string {
 	words := []string{r.Type, nameList(r.Databases), nameList(r.Users)}
-	for _, word := range []string{r.Address, r.Netmask, r.Method} {
-		if word != "" {
-			words = append(words, word)
-		}
+	if r.Address != "" {
+		words = append(words, r.network())
 	}
+	words = append(words, r.Method)
 	for _, o := range r.Options {
 		words = append(words, quoteWord(o))
 	}
 	return strings.Join(words, " ")
+}
+
+// network is the address as people write it: the view tells a network by address and mask.
+func (r HBARule) network() string {
+	if r.Netmask == "" {
+		return r.Address
+	}
+	address, errAddress := netip.ParseAddr(r.Address)
+	mask, errMask := netip.ParseAddr(r.Netmask)
+	ones, bits := net.IPMask(mask.AsSlice()).Size()
+	if errAddress != nil || errMask != nil || bits == 0 || address.Zone() != "" {
+		return r.Address + " " + r.Netmask // of a mask with holes there is no shorter form
+	}
+	return fmt.Sprintf("%s/%d", address, ones)
 }
 
 // nameList is a column of names. The plus of a group stays outside the quotes, where it keeps its meaning.

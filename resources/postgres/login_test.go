@@ -91,7 +91,20 @@ func TestTryLoginOfTheSilent(t *testing.T) {
 // Names come out of the view as names, groups and keywords, whatever is in them.
 func TestHBARuleText(t *testing.T) {
 	r := HBARule{Type: "hostssl", Databases: []string{"all", "a b"}, Users: []string{"+staff", "+old staff", `q"t`, "@x"}, Address: "10.0.0.0", Netmask: "255.0.0.0", Method: "cert", Options: []string{"clientcert=verify-full", "map=a b"}}
-	if got, want := r.Text(), `hostssl all,"a b" +staff,+"old staff","q""t","@x" 10.0.0.0 255.0.0.0 cert clientcert=verify-full "map=a b"`; got != want {
+	if got, want := r.Text(), `hostssl all,"a b" +staff,+"old staff","q""t","@x" 10.0.0.0/8 cert clientcert=verify-full "map=a b"`; got != want {
 		t.Errorf("%s\nnot\n%s", got, want)
+	}
+	for want, address := range map[string][2]string{
+		"samenet":                  {"samenet", ""},
+		"10.0.1.7/32":              {"10.0.1.7", "255.255.255.255"},
+		"0.0.0.0/0":                {"0.0.0.0", "0.0.0.0"},
+		"10.0.0.0 255.0.255.0":     {"10.0.0.0", "255.0.255.0"},
+		"2001:db8::/32":            {"2001:db8::", "ffff:ffff::"},
+		"fe80::1%eth0 ffff:ffff::": {"fe80::1%eth0", "ffff:ffff::"},
+	} {
+		r := HBARule{Type: "host", Databases: []string{"all"}, Users: []string{"all"}, Address: address[0], Netmask: address[1], Method: "md5"}
+		if got, want := r.Text(), "host all all "+want+" md5"; got != want {
+			t.Errorf("%s\nnot\n%s", got, want)
+		}
 	}
 }
