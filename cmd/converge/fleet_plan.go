@@ -22,7 +22,7 @@ func (f *fleetRunFlags) flags(a *app, c *cobra.Command) {
 	f.chooseFlags(c)
 	f.sshFlags(c)
 	a.runFlags(c, &f.run)
-	c.Flags().BoolVar(&f.push, "push", false, "first copy this program, the environment file and the recipes of --recipes to the node")
+	c.Flags().BoolVar(&f.push, "push", false, "first copy this program, the environment file and the recipes (of --recipes, or of "+defaultRecipesDir+" here) to the node")
 }
 
 // arguments are what plan and apply on a node are told. Their exit status has to say whether there are changes.

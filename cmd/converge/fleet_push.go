@@ -20,6 +20,7 @@ const binaryPath = "/usr/local/bin/converge"
 type pusher struct {
 	fleet   *fleet
 	program []byte
+	folders []string   // of recipes
 	files   []pushFile // environment and recipes
 }
 
@@ -36,13 +37,13 @@ func (fl *fleet) pusher(wanted bool) (*pusher, error) {
 	if !wanted {
 		return nil, nil
 	}
-	p := &pusher{fleet: fl, files: []pushFile{{path: defaultEnvironmentFile, mode: "0644", content: fl.source.Bytes, keep: true}}}
+	p := &pusher{fleet: fl, folders: fl.recipeFolders(), files: []pushFile{{path: defaultEnvironmentFile, mode: "0644", content: fl.source.Bytes, keep: true}}}
 	var err error
 	// Not by its name: the file may have been replaced since this process began.
 	if p.program, err = os.ReadFile("/proc/self/exe"); err != nil {
 		return nil, fmt.Errorf("--push: read this program: %w", err)
 	}
-	for _, dir := range fl.app.flags.recipes {
+	for _, dir := range p.folders {
 		sources, err := recipe.ReadFolder(dir)
 		if err != nil {
 			return nil, err
@@ -56,6 +57,17 @@ func (fl *fleet) pusher(wanted bool) (*pusher, error) {
 		}
 	}
 	return p, nil
+}
+
+// recipeFolders are those of --recipes, or else this host's own.
+func (fl *fleet) recipeFolders() []string {
+	if given := fl.app.flags.recipes; len(given) > 0 {
+		return given
+	}
+	if _, err := os.Lstat(defaultRecipesDir); err != nil {
+		return nil
+	}
+	return []string{defaultRecipesDir}
 }
 
 // lookScript says what a node is and what it has: its system, and the SHA-256 of what a push may replace. It is one line,
@@ -170,15 +182,15 @@ func (p *pusher) done(n recipe.Node, node *fleetNode, a answer, what string) boo
 	return false
 }
 
-// warnOfOthers names recipes that stand on the node and not in the folders of --recipes: they count there.
+// warnOfOthers names recipes that stand on the node and not in the folders that are pushed: they count there.
 func (p *pusher) warnOfOthers(node *fleetNode, has map[string]string) {
-	if len(p.fleet.app.flags.recipes) == 0 {
+	if len(p.folders) == 0 {
 		return
 	}
 	for name := range has {
 		ours := slices.ContainsFunc(p.files, func(f pushFile) bool { return f.path == name })
 		if !ours && strings.HasPrefix(name, defaultRecipesDir+"/") {
-			node.warn("%s is there and not in the folders of --recipes: it stays, and counts", name)
+			node.warn("%s is there and not in %s here: it stays, and counts", name, strings.Join(p.folders, " or "))
 		}
 	}
 	slices.Sort(node.Warnings)
