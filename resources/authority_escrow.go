@@ -104,14 +104,13 @@ func (p *publisher) users() []deliveredUser {
 	names := map[string]bool{}
 	for _, n := range p.site.Delivery.Needs {
 		for _, u := range n.Users {
-			names[u.user] = p.odd[u.user] == nil
+			names[u.user] = true
 		}
 	}
 	var out []deliveredUser
 	for _, name := range slices.Sorted(maps.Keys(names)) {
-		cert, err := engine.Parsed(p.h, p.issuer.vault(name).certFile(), pki.ParseCertificate)
-		if names[name] && err == nil {
-			out = append(out, deliveredUser{User: name, Certificate: string(cert.PEM())})
+		if one, err := p.user(name); err == nil {
+			out = append(out, one)
 		}
 	}
 	return out

@@ -304,6 +304,56 @@ func TestNetwork(t *testing.T) {
 	}
 }
 
+// A user whose key cannot be made keeps nobody else's from the nodes, and a node keeps what it has of that user.
+func TestDeliveryWithoutOneUser(t *testing.T) {
+	n := newNetwork(t, "", "db1:db_master", "db2:db_replica", "app1:app")
+	n.settle("db1", "db2", "app1")
+	n.recipe += `
+user_key "alice" {
+  roles     = ["db_master", "app"]
+  authority = cert_authority.environment
+}
+user_key "bob" {
+  roles     = ["db_master", "app"]
+  authority = cert_authority.environment
+}
+`
+	account := func(node, name string, id int) {
+		passwd := fmt.Sprintf("%s%s:x:%d:%d::/home/%s:/bin/sh\n", n.read(node, "etc/passwd"), name, id, id, name)
+		n.check(errors.Join(os.WriteFile(n.path(node, "etc/passwd"), []byte(passwd), 0o644),
+			os.MkdirAll(n.path(node, "home/"+name), 0o755), os.Chown(n.path(node, "home/"+name), id, id)))
+	}
+	account("app1", "alice", 1002)
+	account("app1", "bob", 1003)
+	account("db1", "bob", 1003)
+	rep := n.apply("db1")
+	n.fails(rep, `the Linux user "alice" does not exist on this host`)
+	if len(rep.Failures) != 1 || !slices.Contains(rep.Warnings, engine.Warning{Address: "key_delivery.environment", Text: "no other node gets a new key of alice: none was made"}) {
+		t.Errorf("failures %v, warnings %v", failureTexts(rep), rep.Warnings)
+	}
+	rep = n.apply("app1")
+	if len(rep.Failures) != 1 || !rep.Failures[0].NotYet || rep.Failures[0].Address != "user_key.alice" {
+		t.Errorf("app1: %v", failureTexts(rep))
+	}
+	n.read("app1", "home/bob/.postgresql/postgresql.key")
+	account("db1", "alice", 1002)
+	n.settle("db1", "db2", "app1")
+
+	// A block of another kind for one node, and a new certificate for another user: alice's key stands where it stood.
+	alice := n.read("app1", "home/alice/.postgresql/postgresql.key")
+	good := n.recipe
+	n.recipe = strings.Replace(good, "user_key \"alice\" {\n  roles     = [\"db_master\", \"app\"]", "user_key \"alice_of_old\" {\n  user = \"alice\"\n  roles = [\"app\"]\n  expire_in_days = 99\n  authority = cert_authority.environment\n}\nuser_key \"alice\" {\n  roles     = [\"db_master\"]", 1)
+	n.maintenance = &Maintenance{Users: []string{"bob"}}
+	n.fails(n.apply("db1"), "no other node gets a new key of alice: the key of alice is declared in two ways")
+	n.maintenance = nil
+	n.recipe = good
+	n.ok(n.apply("app1"), 2)
+	if n.read("app1", "home/bob/.postgresql/postgresql.key") != n.read("db1", "home/bob/.postgresql/postgresql.key") || n.read("app1", "home/alice/.postgresql/postgresql.key") != alice {
+		t.Error("bob has not got his new key on app1, or alice has another one")
+	}
+	n.settle("db1", "db2", "app1")
+}
+
 // A replica that lies cannot make an application host take anything, nor keep from it what is its own for longer than until
 // the next run of the master.
 func TestLyingPeer(t *testing.T) {

@@ -99,7 +99,8 @@ func (k *KeyDelivery) Targets() []engine.Target {
 // Reads returns where the keys of all users are.
 func (k *KeyDelivery) Reads() []string { return []string{k.issuer.dir} }
 
-// Converge publishes what nodes do not have as it should be. What is wrong with one node keeps no other from its own.
+// Converge publishes what nodes do not have as it should be. What is wrong with one node keeps no other from its own, and
+// what is wrong with one user's key no other key from its nodes.
 func (k *KeyDelivery) Converge(ctx context.Context, h *engine.Host) error {
 	d := k.site.Delivery
 	if !issues(k.site.Node.Role) {
@@ -123,7 +124,7 @@ func (k *KeyDelivery) Converge(ctx context.Context, h *engine.Host) error {
 	if err != nil {
 		return err
 	}
-	p := publisher{KeyDelivery: k, h: h, id: id, handouts: map[**UserKey]handout{}, versions: map[string]store.Version{}, batch: &batch{}, escrowed: map[string]int64{}}
+	p := publisher{KeyDelivery: k, h: h, id: id, handouts: map[**UserKey]handout{}, told: map[string]bool{}, versions: map[string]store.Version{}, batch: &batch{}, escrowed: map[string]int64{}}
 	if p.cert, err = k.issuer.cert(h); err != nil {
 		return err
 	}
@@ -184,6 +185,7 @@ type publisher struct {
 
 	signers   map[string]bundle.HostKey // the nodes that can have had the authority
 	handouts  map[**UserKey]handout     // by the first of its users
+	told      map[string]bool           // users of whom it was told that there is no key of theirs
 	versions  map[string]store.Version  // of what there is for nodes
 	escrowed  map[string]int64          // by node: the version of what is in escrow for it
 	batch     *batch                    // what is published at the same time; batches, one after the other
@@ -214,10 +216,7 @@ func (p *publisher) there(ctx context.Context, key string) (stored, error) {
 // node publishes what one node is to have, if that is not there already.
 func (p *publisher) node(ctx context.Context, n Needs) error {
 	key := nodeEntries + n.Node.Name
-	same, err := p.handout(n.Users)
-	if err != nil {
-		return err
-	}
+	same := p.handout(n.Users)
 	body := nodeBody{Roots: string(p.roots), Users: same.users, Escrow: p.escrowed[n.Node.Name]}
 	if n.Server != nil {
 		body.Lists = p.lists
@@ -247,6 +246,12 @@ func (p *publisher) node(ctx context.Context, n Needs) error {
 		p.h.Fail(fmt.Errorf("%s gets no server certificate: %w", n.Node.Name, err))
 		body.Server = old.Server
 	}
+	body.Users = slices.Clone(same.users)
+	for _, u := range old.Users {
+		if slices.Contains(same.without, u.User) && old.HostKey == body.HostKey && there.statement.From == p.site.Node.Name {
+			body.Users = append(body.Users, u)
+		}
+	}
 	why := difference(old, body, there)
 	switch {
 	case why != "":
@@ -261,9 +266,11 @@ func (p *publisher) node(ctx context.Context, n Needs) error {
 		return nil
 	}
 	says := same.says(n.Node, body)
-	body.Users = slices.Clone(same.users)
 	for i := range body.Users {
 		u := &body.Users[i]
+		if u.Key != nil {
+			continue // it is sealed, and stays as it is
+		}
 		plain, err := p.h.ReadFile(p.issuer.vault(u.User).keyFile())
 		if err != nil {
 			return fmt.Errorf("the key of %s: %w", u.User, err)
@@ -278,36 +285,65 @@ func (p *publisher) node(ctx context.Context, n Needs) error {
 
 // A handout is what all nodes with the same users get alike.
 type handout struct {
-	users []deliveredUser // without the keys, which are sealed to each node
-	sum   string          // of that, of the authorities, and of who hands it out
+	users   []deliveredUser // without the keys, which are sealed to each node
+	without []string        // users whose keys are not as they should be: a node keeps what it has of them
+	sum     string          // of that, of the authorities, and of who hands it out
 }
 
-func (p *publisher) handout(users []*UserKey) (handout, error) {
+func (p *publisher) handout(users []*UserKey) handout {
 	var list **UserKey
 	if len(users) > 0 {
 		list = &users[0] // AllNeeds gives the nodes of a role one and the same list
 	}
 	if known, ok := p.handouts[list]; ok {
-		return known, nil
+		return known
 	}
 	out := handout{users: []deliveredUser{}}
 	sum := sha256.New()
 	fmt.Fprintf(sum, "%d %q %q\n", p.epoch, p.site.Node.Name, p.roots)
 	for _, u := range users {
-		if err := p.odd[u.user]; err != nil {
-			return out, err
-		}
-		cert, err := engine.Parsed(p.h, p.issuer.vault(u.user).certFile(), pki.ParseCertificate)
+		one, err := p.user(u.user)
 		if err != nil {
-			return out, fmt.Errorf("the key of %s: %w", u.user, err)
+			p.lacks(u.user, err)
+			out.without = append(out.without, u.user)
+			continue
 		}
-		one := deliveredUser{User: u.user, Certificate: string(cert.PEM())}
 		fmt.Fprintf(sum, "%q %q\n", one.User, one.Certificate)
 		out.users = append(out.users, one)
 	}
+	fmt.Fprintf(sum, "without %q\n", out.without)
 	out.sum = hex.EncodeToString(sum.Sum(nil))
 	p.handouts[list] = out
-	return out, nil
+	return out
+}
+
+// user is a user's key that is here for other nodes, with its certificate and without the key itself.
+func (p *publisher) user(name string) (deliveredUser, error) {
+	if err := p.odd[name]; err != nil {
+		return deliveredUser{}, err
+	}
+	vault := p.issuer.vault(name)
+	cert, err := engine.Parsed(p.h, vault.certFile(), pki.ParseCertificate)
+	if err != nil {
+		return deliveredUser{}, err
+	}
+	if _, err := p.h.Stat(vault.keyFile()); err != nil {
+		return deliveredUser{}, err
+	}
+	return deliveredUser{User: name, Certificate: string(cert.PEM())}, nil
+}
+
+// lacks tells, once, of a user whose key goes to no node. Why there is none, the step that makes it has told.
+func (p *publisher) lacks(user string, err error) {
+	if p.told[user] {
+		return
+	}
+	p.told[user] = true
+	if engine.IsNotExist(err) {
+		p.h.Warn(fmt.Sprintf("no other node gets a new key of %s: none was made", user))
+		return
+	}
+	p.h.Fail(fmt.Errorf("no other node gets a new key of %s: %w", user, err))
 }
 
 // says is a sum of all that decides whether a node's statement is still the right one. It is made for every node in every
