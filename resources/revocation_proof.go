@@ -89,10 +89,19 @@ func certOfSerial(text []byte, serial string) (pki.Certificate, error) {
 	return pki.Certificate{}, err
 }
 
-// prove shows the server what it must refuse.
+// prove shows the server what it must refuse: what a list has as revoked, and what is of an authority that was dropped, and
+// that no list is for any more, as of an unknown one.
 func prove(ctx context.Context, d *disk.Disk, a *CertAuthority, k *ServerKey, all []Revocation) (string, error) {
+	text, err := readFile(d, a.issuer().bundleFile)
+	if err != nil {
+		return "", err
+	}
+	trusted, err := pki.ParseCertificates(text)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", a.issuer().bundleFile, err)
+	}
 	keys := a.keysOf(d, all)
-	var shown []string
+	shown := map[postgres.Verdict][]string{}
 	for _, r := range all {
 		text, err := readFile(d, a.issuer().issuedFile(pki.Client, r.User))
 		if err != nil {
@@ -103,13 +112,26 @@ func prove(ctx context.Context, d *disk.Disk, a *CertAuthority, k *ServerKey, al
 		if err != nil || i < 0 {
 			continue
 		}
-		if err := mustRefuse(ctx, k, r, cert, keys[i]); err != nil {
+		want := postgres.UnknownIssuer
+		if slices.ContainsFunc(trusted, func(authority pki.Certificate) bool { return authority.KeyID() == r.Issuer }) {
+			want = postgres.RevokedByServer
+		}
+		if err := mustRefuse(ctx, k, r, cert, keys[i], want); err != nil {
 			return "", err
 		}
-		shown = append(shown, r.Short())
+		shown[want] = append(shown[want], r.Short())
 	}
-	if len(shown) > 0 {
-		return fmt.Sprintf("shown the certificate and the key of %s, the server refuses: %s", list(shown), postgres.RevokedByServer), nil
+	var proof []string
+	for _, verdict := range []postgres.Verdict{postgres.RevokedByServer, postgres.UnknownIssuer} {
+		if users := shown[verdict]; len(users) > 0 {
+			proof = append(proof, fmt.Sprintf("shown the certificate and the key of %s, the server refuses: %s", list(users), verdict))
+		}
+	}
+	if len(shown[postgres.UnknownIssuer]) > 0 {
+		proof[len(proof)-1] += " (the authority was dropped)"
+	}
+	if len(proof) > 0 {
+		return strings.Join(proof, "; "), nil
 	}
 	probe, err := readFile(d, path.Join(k.dir, serverProbe))
 	if err != nil {
@@ -131,7 +153,7 @@ func (r Revocation) Short() string {
 	return fmt.Sprintf("%s (serial number %s)", r.User, strings.TrimLeft(r.Serial, "0"))
 }
 
-func mustRefuse(ctx context.Context, k *ServerKey, r Revocation, cert pki.Certificate, key pki.PrivateKey) error {
+func mustRefuse(ctx context.Context, k *ServerKey, r Revocation, cert pki.Certificate, key pki.PrivateKey, want postgres.Verdict) error {
 	pair, err := tls.X509KeyPair(cert.PEM(), key.PEM())
 	if err != nil {
 		return fmt.Errorf("the certificate of %s cannot be shown to the server", r.Short())
@@ -139,7 +161,7 @@ func mustRefuse(ctx context.Context, k *ServerKey, r Revocation, cert pki.Certif
 	switch verdict, err := k.site.Server.ShowCertificate(ctx, pair); {
 	case err != nil:
 		return err
-	case verdict != postgres.RevokedByServer:
+	case verdict != want:
 		return fmt.Errorf("%w: of that of %s it says %q; run converge apply", ErrStillAccepted, r.Short(), verdict)
 	}
 	return nil
