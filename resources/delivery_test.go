@@ -394,12 +394,17 @@ func TestChangedHostKey(t *testing.T) {
 
 // A node that is gone: what lies there is taken back, and what it could open is said, once.
 func TestRemovedNode(t *testing.T) {
-	n := newNetwork(t, "", "db1:db_master", "app1:app", "app2:app")
-	n.settle("db1", "app1", "app2")
+	n := newNetwork(t, "", "db1:db_master", "db2:db_replica", "app1:app", "app2:app")
+	n.settle("db1", "db2", "app1", "app2")
 	delete(n.roles, "app2")
+	delete(n.roles, "db2")
 	rep := n.apply("db1")
 	n.ok(rep, 1)
-	if len(rep.Warnings) != 1 || !strings.Contains(rep.Warnings[0].Text, "app2 is no longer a node of the environment") || !strings.Contains(rep.Warnings[0].Text, "the keys of deploy") {
+	said := []engine.Warning{
+		{Address: "key_delivery.environment", Text: "app2 is no longer a node of the environment: what lies there for it is taken back, but it has, or could open, the keys of deploy: if it is out of your hands, converge revoke deploy --reissue"},
+		{Address: "key_delivery.environment", Text: "db2 is no longer a node of the environment: what lies there for it is taken back, but it has, or could open, the keys of postgres: if it is out of your hands, converge revoke postgres --reissue; clients trust its server certificate until that ends, or until converge rotate ca"},
+	}
+	if !slices.Equal(rep.Warnings, said) {
 		t.Errorf("got %v", rep.Warnings)
 	}
 	e, err := n.store.Get(context.Background(), "node/app2")

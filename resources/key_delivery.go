@@ -525,11 +525,7 @@ func (p *publisher) removed(ctx context.Context, known []store.Key) error {
 			continue
 		}
 		if name != p.site.Node.Name {
-			var has []string
-			for _, u := range old.Users {
-				has = append(has, u.User)
-			}
-			p.h.Warn(fmt.Sprintf("%s is no longer a node of the environment: what lies there for it is taken back, but it has, or could open, %s; issue those anew if it is out of your hands", name, orNone(has, "no user's key")))
+			p.h.Warn(fmt.Sprintf("%s is no longer a node of the environment: what lies there for it is taken back%s", name, couldOpen(old)))
 		}
 		_, err = p.say(k.Name, there, nodeBody{Roots: string(p.roots), Users: []deliveredUser{}}, name, "it is no longer a node that gets keys", "")
 		errs = append(errs, err)
@@ -537,9 +533,18 @@ func (p *publisher) removed(ctx context.Context, known []store.Key) error {
 	return errors.Join(errs...)
 }
 
-func orNone(names []string, none string) string {
-	if len(names) == 0 {
-		return none
+// couldOpen says what a node that is gone has all the same, and what to do if it is out of the operator's hands.
+func couldOpen(had nodeBody) string {
+	var out string
+	if len(had.Users) > 0 {
+		users := make([]string, len(had.Users))
+		for i, u := range had.Users {
+			users[i] = u.User
+		}
+		out = fmt.Sprintf(", but it has, or could open, the keys of %s: if it is out of your hands, converge revoke %s --reissue", list(users), strings.Join(users, " "))
 	}
-	return "the keys of " + list(names)
+	if had.Server != "" {
+		out += "; clients trust its server certificate until that ends, or until converge rotate ca"
+	}
+	return out
 }
