@@ -115,7 +115,7 @@ Read the plan, then apply it; a second apply finds nothing to do.`,
 	root.SuggestionsMinimumDistance = 2
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	f := root.PersistentFlags()
-	f.StringVar(&a.flags.environment, "environment", "", "environment `FILE` (default "+defaultEnvironmentFile+", if it is there)")
+	f.StringVarP(&a.flags.environment, "environment", "e", "", "environment `FILE` (default "+defaultEnvironmentFile+", if it is there)")
 	f.StringArrayVar(&a.flags.recipes, "recipes", nil, "folder of the site's own recipes, beside "+defaultRecipesDir+"; repeatable (`DIR`)")
 	f.BoolVar(&a.flags.noStandardRecipes, "no-standard-recipes", false, "leave the standard recipes out")
 	f.StringArrayVar(&a.flags.vars, "var", nil, "value of a variable of a recipe; repeatable (`NAME=VALUE`)")

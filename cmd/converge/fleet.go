@@ -32,8 +32,6 @@ the environment file and needs neither root nor PostgreSQL here.`,
 			return unknownCommand(cmd, args[0])
 		},
 	}
-	// The flag of every command, with a short form.
-	c.PersistentFlags().StringVarP(&a.flags.environment, "environment", "e", "", "environment `FILE` (default "+defaultEnvironmentFile+", if it is there)")
 	c.SuggestionsMinimumDistance = 2
 	c.AddCommand(a.fleetPlanCommand(), a.fleetApplyCommand(), a.fleetStatusCommand(), a.fleetScanCommand())
 	for _, sub := range c.Commands() {
