@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"converge/engine"
 	"converge/resources/pki"
 	"converge/resources/postgres"
 )
@@ -224,9 +223,4 @@ func (in *inspection) trusted() []pki.Certificate {
 		in.unknown("ssl_ca_file", fmt.Errorf("%s: %w", v, err))
 	}
 	return certs
-}
-
-// Refused is the trouble of a node whose role does not fit its server.
-func Refused(err *engine.RefusedError) Trouble {
-	return Trouble{Text: engine.Redact(err.Error()), Mend: "promote the server, or give the node its right role in the environment file"}
 }

@@ -42,8 +42,8 @@ type site struct {
 	windows []recipe.Window
 	inputs  map[string]string // recipes and environment: name to SHA-256
 
-	looksOnly bool                 // what does not fit is kept, not refused: nothing will be written
-	misfit    *engine.RefusedError // why the role does not fit the server
+	looksOnly bool      // what does not fit is kept, not refused: nothing will be written
+	misfit    *mismatch // of the role and the server
 }
 
 // options are those that every run has.
@@ -278,22 +278,35 @@ func (s *site) roleFits(ctx context.Context, proc postgres.Process) error {
 			standby = session.Facts.InRecovery
 		}
 	}
-	switch err := roleMisfit(s, standby); {
-	case err != nil && s.looksOnly:
-		s.misfit = err
-	case err != nil:
-		return err
+	switch m := s.roleMisfit(standby); {
+	case m != nil && s.looksOnly:
+		s.misfit = m
+	case m != nil:
+		return &engine.RefusedError{Reason: m.what + "; nothing was written. " + strings.ToUpper(m.mend[:1]) + m.mend[1:]}
 	}
 	return nil
 }
 
-// roleMisfit is why the role does not fit the server; nil when it does.
-func roleMisfit(s *site, standby bool) *engine.RefusedError {
+// A mismatch is why a role does not fit a server, and what mends it.
+type mismatch struct{ what, mend string }
+
+// roleMisfit is nil when the role fits.
+func (s *site) roleMisfit(standby bool) *mismatch {
+	inFile := len(s.env.Files) > 0 && len(s.env.Nodes) > 0
 	switch {
 	case standby && s.node.Role != "db_replica":
-		return &engine.RefusedError{Reason: fmt.Sprintf("the role of this node is %s, and %s is in recovery: it follows another server; nothing was written. Run it with the role db_replica, or promote the server first", s.node.Role, s.server)}
+		m := &mismatch{fmt.Sprintf("the role of this node is %s, and %s is in recovery: it follows another server", s.node.Role, s.server), "run it with the role db_replica, or promote the server first"}
+		if inFile {
+			m.mend = "promote the server first, or give the node the role db_replica in the environment file"
+		}
+		return m
 	case !standby && s.node.Role == "db_replica":
-		return &engine.RefusedError{Reason: fmt.Sprintf("the role of this node is db_replica, and %s is not in recovery: it follows nobody; nothing was written. Run it with the role db_master if it was promoted", s.server)}
+		m := &mismatch{fmt.Sprintf("the role of this node is db_replica, and %s is not in recovery: it follows nobody", s.server), "run it with the role db_master if it was promoted, or make it a standby of its master first"}
+		if inFile {
+			master := resources.AuthorityNode(s.env)
+			m.mend = fmt.Sprintf("if %s has taken its place, make it a standby of %s (pg_rewind, or pg_basebackup -R); if it was promoted, give it the role db_master in the environment file", master, master)
+		}
+		return m
 	}
 	return nil
 }

@@ -110,7 +110,7 @@ func (a *app) look(ctx context.Context) (*statusJSON, time.Time, error) {
 	}
 	st.Status = resources.Inspect(ctx, s.engine.Disk, s.graph, s.types, at, st.LastRun.ended())
 	if s.misfit != nil {
-		problems = append(problems, resources.Refused(s.misfit))
+		problems = append(problems, resources.Trouble{Text: engine.Redact(s.misfit.what), Mend: s.misfit.mend})
 	}
 	if err := st.addWaiting(s.engine.State); err != nil {
 		st.untold("whether a run waits for a confirmation", err)
