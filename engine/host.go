@@ -430,6 +430,9 @@ func (h *Host) Act(a Action) {
 	h.ops = append(h.ops, &Op{Kind: a.Kind, Service: a.Service, Path: a.Path, Statement: a.Statement, Note: a.Note, act: a.Do, first: a.First})
 }
 
+// Staged says whether the step has staged anything so far.
+func (h *Host) Staged() bool { return len(h.ops) > 0 }
+
 // Provided says whether a step of the graph makes the thing of that name (see Provider). Such a step comes before this one.
 func (h *Host) Provided(name string) bool { return h.run.graph.providers[name] != nil }
 

@@ -445,7 +445,11 @@ func TestTakeOver(t *testing.T) {
 	}
 	n.fails(n.apply("db1"), "the authority's private key is here", "shred -u /etc/converge/authority/ca.key")
 	n.check(os.Remove(n.path("db1", "etc/converge/authority/ca.key")))
-	n.ok(n.apply("db1"), -1)
+	rep = n.apply("db1")
+	n.ok(rep, 2)
+	if c := rep.Changes[1]; c.Summary != "ask db2 for the server certificate of db1" || c.Reason != "it is renewed from a request, and there is none" {
+		t.Errorf("the server's key: %s, because %s", c.Summary, c.Reason)
+	}
 	n.ok(n.apply("db1"), 0)
 	n.ok(n.apply("db2"), -1)
 	n.ok(n.apply("app1"), -1)

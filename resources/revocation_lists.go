@@ -271,7 +271,9 @@ func (k *ServerKey) keepLists(h *engine.Host) error {
 	if err != nil {
 		return err
 	}
-	h.Explain("put what is revoked where the server reads it", "it is not there as "+i.listFile()+" has it")
+	if string(here) != string(text) {
+		h.Explain("put what is revoked where the server reads it", "it is not there as "+i.listFile()+" has it")
+	}
 	options := append(copied(h, i.listFile()), engine.NoDiff)
 	if err := h.WriteFile(k.listFile(), text, p.owner, options...); err != nil {
 		return err

@@ -206,7 +206,7 @@ func (k *ServerKey) ask(ctx context.Context, h *engine.Host) error {
 		if key, err = k.makeNext(h, next); err != nil {
 			return err
 		}
-		if err := k.request(ctx, h, key, true); err != nil {
+		if err := k.request(ctx, h, key, true, "there is none that can be used"); err != nil {
 			return err
 		}
 		h.Wait("%s has not signed this server's key yet: run converge apply on %s, then here", r.statement.From, r.statement.From)
@@ -246,9 +246,13 @@ func (k *ServerKey) accept(ctx context.Context, h *engine.Host, r *received, now
 // requestNext keeps the request up that the authority renews from: for the key that waits, or else for the one in use.
 func (k *ServerKey) requestNext(ctx context.Context, h *engine.Host, r *received, key, next pki.PrivateKey) error {
 	if next.IsZero() {
-		return k.request(ctx, h, key, false)
+		why := "it is renewed from a request, and there is none"
+		if h.Staged() {
+			why = "" // what was installed just now matters more
+		}
+		return k.request(ctx, h, key, false, why)
 	}
-	if err := k.request(ctx, h, next, true); err != nil {
+	if err := k.request(ctx, h, next, true, "its new key has none yet"); err != nil {
 		return err
 	}
 	h.Wait("this server's new key waits for its certificate, and the old one stays in use: run converge apply on %s, then here", r.statement.From)
@@ -269,7 +273,7 @@ func (k *ServerKey) bringBack(ctx context.Context, h *engine.Host, r *received) 
 	if err := k.leaf.install(h, before, pki.Bundle(r.roots...), nil); err != nil {
 		return err
 	}
-	return k.request(ctx, h, before.key, true)
+	return k.request(ctx, h, before.key, true, "")
 }
 
 // brokenOnly are the reasons for which a certificate cannot be used at all.
@@ -315,8 +319,8 @@ func (k *ServerKey) certificateOf(h *engine.Host, key pki.PrivateKey) string {
 }
 
 // request sees to it that the store has this node's request for the key: the authority renews from it. Unless it is
-// needed now, a store that is away is no reason to fail.
-func (k *ServerKey) request(ctx context.Context, h *engine.Host, key pki.PrivateKey, needed bool) error {
+// needed now, a store that is away is no reason to fail. A why of "" leaves the step explained as it is.
+func (k *ServerKey) request(ctx context.Context, h *engine.Host, key pki.PrivateKey, needed bool, why string) error {
 	d, name := k.site.Delivery, requestEntries+k.site.Node.Name
 	self := k.site.signers(func(n recipe.Node) bool { return n.Name == k.site.Node.Name })
 	there, _, err := d.get(ctx, h, bundle.Wanted{Environment: k.site.Environment.Name, Key: name, Signers: self})
@@ -345,8 +349,8 @@ func (k *ServerKey) request(ctx context.Context, h *engine.Host, key pki.Private
 	if err != nil {
 		return err
 	}
-	if needed {
-		h.Explain("ask "+k.site.authorityNode()+" for "+k.leaf.what, "there is none that can be used")
+	if why != "" {
+		h.Explain("ask "+k.site.authorityNode()+" for "+k.leaf.what, why)
 	}
 	d.publish(h, name, there.version, text, "the key itself stays here")
 	return nil

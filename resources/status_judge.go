@@ -35,7 +35,7 @@ func (in *inspection) judge() {
 			"%d open %s of %s with a certificate that is revoked (serial number %s): a server looks at it when a connection begins", r.Sessions, plural(r.Sessions, "session", "sessions"), r.User, r.Serial)
 	}
 	if r := in.status.Replication; r != nil && r.InRecovery && !r.Streaming {
-		in.problem("look at the server's log, and at primary_conninfo", "this standby does not stream: it has no connection to the server that it follows")
+		in.problem("look at the server's log, at primary_conninfo and at primary_slot_name", "this standby does not stream: it has no connection to the server that it follows")
 	}
 }
 

@@ -76,7 +76,7 @@ func TestAStatusIsJudged(t *testing.T) {
 		{"a server that is down serves nothing, and that is one problem", "db_master", yesterday,
 			Status{Server: &ServerStatus{Phase: postgres.Stopped, Starts: "yes"}, ServerKey: with(certIn("server", 100), func(c *CertStatus) { c.Served = "no" }), HBA: &HBAStatus{Loaded: "no"}},
 			[]string{"the server is stopped -> setpriv --reuid=postgres --regid=postgres --init-groups pg_ctl start -D /data"}},
-		{"a standby that does not stream", "db_replica", yesterday, Status{Replication: &postgres.Replication{InRecovery: true}}, []string{"this standby does not stream: it has no connection to the server that it follows -> look at the server's log, and at primary_conninfo"}},
+		{"a standby that does not stream", "db_replica", yesterday, Status{Replication: &postgres.Replication{InRecovery: true}}, []string{"this standby does not stream: it has no connection to the server that it follows -> look at the server's log, at primary_conninfo and at primary_slot_name"}},
 		{"a list near its end, and a run has come", "db_master", yesterday,
 			Status{CRLs: []CRLStatus{{Path: "/crl", Issuer: "CN=ca", ThisUpdate: statusNow.Add(-25 * pki.Day), NextUpdate: statusNow.Add(5 * pki.Day), DaysLeft: 5}}},
 			[]string{"revocation list /crl expires in 5 days, on 2027-03-06, and the last run (2027-02-28) did not renew it: from then on the server refuses every client that shows a certificate of CN=ca -> converge apply"}},
